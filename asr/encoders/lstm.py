@@ -1,0 +1,84 @@
+"""Residual LayerNorm LSTM or GRU encoder: the low-latency model for processors without a GPU.
+
+Input LayerNorm over stacked frames -> recurrent layers, each with a residual connection (from the second on) and a
+LayerNorm, the time axis halved by the mean of two frames after chosen layers -> projection. Strictly causal.
+
+Shape letters: b batch, t frames (the rate changes from feature frames to encoder frames on the way), f mels,
+h hidden, d output size.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+RecurrentState = tuple[Tensor, ...]  # (h, c) of an LSTM or (h,) of a GRU, each [1, b, h]
+
+
+@dataclass(frozen=True)
+class Config:
+    layers: int = 4
+    hidden: int = 256
+    projection: int = 256
+    cell: Literal["lstm", "gru"] = "lstm"
+    stack: int = 3  # feature frames side by side in one input
+    reduce_after: tuple[int, ...] = (2,)  # layers (from 1) after which two frames become one
+    dropout: float = 0.0  # between layers, in training
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.stack < 1 or any(not 1 <= layer <= self.layers for layer in self.reduce_after):
+            raise ValueError(f"lstm encoder: reduce_after {self.reduce_after} and stack {self.stack} do not fit "
+                             f"{self.layers} layers")  # fmt: skip
+
+
+@dataclass
+class State:
+    """One recurrent state for each layer."""
+
+    layers: list[RecurrentState]
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: Config, mels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.output_size = config.projection
+        self.reduction = config.stack * 2 ** len(config.reduce_after)  # feature frames in one encoder frame
+        self.input_norm = nn.LayerNorm(mels * config.stack)
+        kind = nn.LSTM if config.cell == "lstm" else nn.GRU
+        sizes = [mels * config.stack] + [config.hidden] * (config.layers - 1)
+        self.recurrent = nn.ModuleList(kind(size, config.hidden, batch_first=True) for size in sizes)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in sizes)
+        self.dropout = nn.Dropout(config.dropout)
+        self.projection = nn.Linear(config.hidden, config.projection)
+        if config.cell == "lstm":
+            self._open_forget_gates()
+
+    def _open_forget_gates(self) -> None:
+        """Forget-gate bias 1 (Jozefowicz et al. 2015): a new LSTM remembers."""
+        hidden = self.config.hidden
+        for lstm in self.recurrent:
+            with torch.no_grad():
+                lstm.bias_ih_l0[hidden : 2 * hidden].fill_(1.0)
+                lstm.bias_hh_l0[hidden : 2 * hidden].zero_()
+
+    def init_state(self, batch: int) -> State:
+        zero = self.projection.weight.new_zeros(1, batch, self.config.hidden)
+        count = 2 if self.config.cell == "lstm" else 1
+        return State([(zero,) * count for _ in self.recurrent])
+
+    def step(self, feats_btf: Tensor, state: State) -> tuple[Tensor, State]:
+        """Feature frames, a multiple of `reduction` of them, to [b, t / reduction, d] and the state after them."""
+        batch, frames, mels = feats_btf.shape
+        assert frames % self.reduction == 0, f"{frames} frames are not a multiple of {self.reduction}"
+        x = self.input_norm(feats_btf.reshape(batch, frames // self.config.stack, mels * self.config.stack))
+        after: list[RecurrentState] = []
+        for i, (recurrent, norm) in enumerate(zip(self.recurrent, self.norms, strict=True)):
+            before = state.layers[i]
+            y, end = recurrent(x, before if len(before) == 2 else before[0])
+            after.append(end if isinstance(end, tuple) else (end,))
+            x = self.dropout(norm(x + y if i else y))
+            if i + 1 in self.config.reduce_after:
+                x = x.unflatten(1, (-1, 2)).mean(2)
+        return self.projection(x), State(after)

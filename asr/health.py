@@ -1,0 +1,117 @@
+"""What a training says while it runs: one line for a person, the same to metrics.jsonl and TensorBoard."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests import storage
+from shards.plan import Plan
+
+if TYPE_CHECKING:
+    from asr.session import Position, Session
+
+
+class Health:
+    """The records of a run. On a resumed one, what an earlier process wrote beyond the checkpoint is cut off."""
+
+    def __init__(self, session: "Session", quiet: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # half a second that other users of this module need not wait
+
+        self._every = session.config.log_steps
+        self._out = sys.stderr if quiet else sys.stdout
+        self._path = Path(storage.join(session.out, "metrics.jsonl"))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._cut_off(session.position.total)
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        folder = storage.join(session.out, "tensorboard")
+        self._board = SummaryWriter(folder, purge_step=session.position.total + 1)
+        self._start = time.perf_counter()
+        self._start_progress: float | None = None
+        self._sums = {"audio_s": 0.0, "wait_s": 0.0, "loss": 0.0, "ctc": 0.0, "steps": 0.0}
+        self._since = time.perf_counter()
+        self._say_start(session)
+
+    def _cut_off(self, total: int) -> None:
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= total]
+            storage.write_text(str(self._path), "".join(f"{line}\n" for line in whole))
+
+    def _say_start(self, session: "Session") -> None:
+        model, shards = session.bundle.model, session.corpus.shards
+        size = sum(p.numel() for p in model.parameters()) / 1e6
+        self._say(
+            f"{size:.2f} M parameters, encoder frames of {model.encoder.reduction * shards.spec.frame_s * 1e3:g} ms"
+        )
+        self._say(f"{len(session.usable):,} utterances, {shards.hours:.2f} h in {session.world} process(es)")
+        for reason, count in session.left_out.items():
+            if count:
+                self._say(f"left out: {count:,} utterances: {reason}")
+        if session.position.total:
+            self._say(f"going on after epoch {session.position.epoch}, step {session.position.total}")
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+    def epoch(self, epoch: int, plan: Plan) -> None:
+        self._say(f"epoch {epoch + 1}: {plan.steps} steps, padding {plan.padding:.1%}")
+
+    def batch(self, wait_s: float, audio_s: float) -> None:
+        """Time waited for a batch and the audio in it, over all ranks."""
+        self._sums["wait_s"] += wait_s
+        self._sums["audio_s"] += audio_s
+
+    def step(self, position: "Position", progress: float, values: dict[str, float]) -> None:
+        """After each step; `progress` is the share of the whole training that is done."""
+        now = time.perf_counter()
+        if self._start_progress is None:
+            self._start_progress, self._start = progress, now
+        self._sums["steps"] += 1
+        for name in ("loss", "ctc"):
+            self._sums[name] += values[name]
+        if position.total % self._every:
+            return
+        sums, elapsed = self._sums, now - self._since
+        done = progress - self._start_progress
+        record = {
+            "step": position.total, "epoch": position.epoch + 1,
+            "loss": sums["loss"] / sums["steps"], "ctc": sums["ctc"] / sums["steps"],
+            "grad_norm": values["grad_norm"], "lr": values["lr"],
+            "audio_s_per_s": sums["audio_s"] / elapsed, "data_wait": sums["wait_s"] / elapsed,
+            "eta_s": (now - self._start) / done * (1 - progress) if done else None,
+        }  # fmt: skip
+        self._write(record)
+        eta = "?" if record["eta_s"] is None else _minutes(record["eta_s"])
+        self._say(
+            f"step {position.total:6,}  epoch {record['epoch']}  loss {record['loss']:.3f}  ctc {record['ctc']:.3f}  "
+            f"grad {record['grad_norm']:.2f}  lr {record['lr']:.2e}  {record['audio_s_per_s']:,.0f} audio-s/s  "
+            f"data wait {record['data_wait']:.1%}  left {eta}"
+        )
+        self._sums = dict.fromkeys(self._sums, 0.0)
+        self._since = time.perf_counter()
+
+    def dev(self, position: "Position", wer: float, better: bool, sample: tuple[str, str]) -> None:
+        """After the dev set was recognised; `sample` is a reference and what was made of it."""
+        self._write({"step": position.total, "epoch": position.epoch, "dev_wer": wer})
+        self._board.add_text("sample", f"reference: {sample[0]}\n\nrecognised: {sample[1]}", position.total)
+        self._say(f"dev WER {wer:.2%} after epoch {position.epoch}{', the best so far' if better else ''}")
+        self._say(f"  reference:  {sample[0]}\n  recognised: {sample[1]}")
+        self._since = time.perf_counter()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        for name, value in record.items():
+            if name not in ("step", "epoch") and value is not None:
+                self._board.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

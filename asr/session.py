@@ -1,0 +1,181 @@
+"""What a training needs before its first step: everything read, checked against each other, and put together."""
+
+import argparse
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from asr import checkpoint, data
+from asr.recipe import OptimConfig, TrainConfig
+from asr.tokenizer import Tokenizer
+from asr.transducer import Transducer
+from configs import load
+from manifests import storage
+from shards.index import open_shards
+from shards.plan import Budget, Plan, plan_epoch
+from shards.spec import FrontendSpec, check_same
+
+
+@dataclass
+class Position:
+    """Where a training is: the next step to take, and what is known so far."""
+
+    epoch: int = 0
+    step: int = 0  # in the epoch
+    total: int = 0
+    best_wer: float | None = None
+
+
+@dataclass
+class Session:
+    """What the loop works with."""
+
+    config: TrainConfig
+    out: str
+    rank: int
+    world: int
+    device: torch.device
+    bundle: checkpoint.Bundle
+    trained: nn.Module  # the model, or DDP around it
+    optimiser: torch.optim.Optimizer
+    corpus: data.Corpus
+    usable: np.ndarray  # rows of the corpus to train on
+    left_out: dict[str, int]
+    dev: data.Corpus | None
+    identity: dict[str, Any]
+    position: Position
+
+
+def prepare(args: argparse.Namespace) -> Session:
+    """Raises ValueError when inputs do not fit each other, or the run folder holds something else."""
+    config = load.load(TrainConfig, args.config, "train", args.settings)
+    spec = load.load(FrontendSpec, config.frontend, "frontend")
+    tokenizer = Tokenizer.load(args.vocab)
+    corpus = _open(args.shards, spec, config, tokenizer)
+    dev = _open(args.dev_shards, spec, config, tokenizer) if args.dev_shards else None
+    out = storage.absolute(args.out)
+    rank, world, device = _join_ranks()
+    model = _model(config, corpus, tokenizer).to(device)
+    usable, left_out = corpus.usable(model.encoder.reduction, round(config.data.max_s / spec.frame_s))
+    if not len(usable):
+        raise ValueError(f"{args.shards}: no utterance to train on; left out: {left_out}")
+    identity = {"config": asdict(config), "world_size": world, "vocab": tokenizer.fingerprint,
+                "features": spec.fingerprint, "shards": corpus.fingerprint}  # fmt: skip
+    bundle = checkpoint.Bundle(model, tokenizer, spec, {"config": asdict(config)})
+    session = Session(
+        config, out, rank, world, device, bundle, model, _optimiser(model, config.optim), corpus, usable, left_out,
+        dev, identity, Position(),
+    )  # fmt: skip
+    _resume_or_start(args, session)
+    if world > 1:
+        session.trained = nn.parallel.DistributedDataParallel(model)
+    return session
+
+
+def _model(config: TrainConfig, corpus: data.Corpus, tokenizer: Tokenizer) -> Transducer:
+    torch.manual_seed(config.seed)
+    model = Transducer(config.model, corpus.spec.mels, tokenizer.size)
+    moments = corpus.shards.moments
+    model.set_normalisation(torch.from_numpy(moments.mean_f), torch.from_numpy(moments.variance_f))
+    return model
+
+
+def _optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW; biases, norms and the like do not decay."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), foreach=True)
+
+
+def _join_ranks() -> tuple[int, int, torch.device]:
+    """(rank, world size, device) from torchrun's environment; alone without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if not cuda:
+        # one thread for each of several processes; a single one takes all cores it may use
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
+    if world > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return int(os.environ.get("RANK", "0")), world, device
+
+
+def _open(source: str, spec: FrontendSpec, config: TrainConfig, tokenizer: Tokenizer) -> data.Corpus:
+    shards = open_shards(source)
+    mend = f"Write the shards with --frontend {config.frontend}, or train with frontend=NAME of theirs."
+    check_same(spec, shards.spec, f"config frontend {config.frontend}", source, mend)
+    return data.Corpus(shards, tokenizer)
+
+
+def epoch_plan(session: Session, epoch: int) -> Plan:
+    """The batches of an epoch over the usable rows; the same on every rank."""
+    config, spec = session.config, session.bundle.spec
+    budget = Budget(
+        round(config.data.batch_s / spec.frame_s), config.data.batch_examples,
+        config.data.splice, round(config.data.splice_s / spec.frame_s),
+    )  # fmt: skip
+    return plan_epoch(
+        session.corpus.shards.frames[session.usable], budget,
+        seed=config.seed, epoch=epoch, world_size=session.world, shortest_first=epoch < config.shortest_first,
+    )  # fmt: skip
+
+
+def save_last(session: Session) -> None:
+    """Checkpoint to <out>/last, by rank 0."""
+    if session.rank == 0:
+        tensors = checkpoint.optimiser_tensors(session.bundle.model, session.optimiser)
+        facts = {"identity": session.identity, "position": asdict(session.position)}
+        session.bundle.facts |= asdict(session.position)
+        checkpoint.save(storage.join(session.out, "last"), session.bundle, (tensors, facts))
+
+
+def _resume_or_start(args: argparse.Namespace, session: Session) -> None:
+    last = storage.join(session.out, "last")
+    if session.rank == 0:
+        for name in ("last", "best"):
+            checkpoint.settle(storage.join(session.out, name))
+    if session.world > 1:
+        dist.barrier()
+    there = storage.exists(last)
+    if there and not args.resume and not args.force:
+        raise ValueError(f"{session.out}: holds a run; say --resume to go on with it, or --force to start over")
+    if not (there and args.resume):
+        if session.world > 1:
+            dist.barrier()  # all ranks have looked before rank 0 clears the folder
+        if session.rank == 0:
+            storage.delete_folder(session.out)
+        return
+    tensors, facts = checkpoint.load_training(last)
+    _check_same_run(last, facts["identity"], session.identity)
+    stored = checkpoint.load(last).model.state_dict()
+    session.bundle.model.load_state_dict(stored)
+    checkpoint.restore_optimiser(session.bundle.model, session.optimiser, tensors)
+    session.position = Position(**facts["position"])
+
+
+def _check_same_run(last: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raises ValueError that names what differs between a checkpoint and what was asked for now."""
+    then, now = _flat(theirs), _flat(ours)
+    differing = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+    if differing:
+        what = ", ".join(f"{key.removeprefix('config.')} {then.get(key)} then, {now.get(key)} now" for key in differing)
+        raise ValueError(f"{last}: was trained otherwise: {what}; give the same again, another --out, or --force")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; sequences as lists, so that JSON's and ours compare."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,155 @@
+"""The transducer: encoder, predictor and a joiner that projects both before it adds them.
+
+Shape letters: b batch, t frames, f mels, u tokens, e encoder output, p predictor output, j joint size, v vocab.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import asr.encoders
+from asr.loss import Precision, transducer_loss
+from configs.load import build
+
+BLANK = 0
+
+
+@dataclass(frozen=True)
+class TransducerConfig:
+    encoder: str = "lstm"  # a module of asr/encoders
+    encoder_options: dict[str, Any] = field(default_factory=dict)  # its Config
+    embedding: int = 64
+    predictor_layers: int = 1
+    predictor_hidden: int = 256
+    predictor_projection: int = 256
+    predictor_dropout: float = 0.0
+    joint: int = 256
+    ctc: bool = True  # a CTC head on the encoder, used in training only
+
+
+@dataclass
+class PredictorState:
+    """LSTM state [layers, b, hidden] and the predictor's output for the last token, projected to the joint size."""
+
+    h: Tensor
+    c: Tensor
+    joint_bj: Tensor
+
+
+@dataclass
+class Losses:
+    """Means over the utterances of a batch, in nats."""
+
+    transducer: Tensor
+    ctc: Tensor
+
+
+def encoder_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(asr.encoders.__path__)]
+
+
+def make_encoder(name: str, options: dict[str, Any], mels: int) -> nn.Module:
+    if name not in encoder_names():
+        raise ValueError(f"model.encoder is {name!r}; there are {', '.join(encoder_names())}")
+    module = importlib.import_module(f"asr.encoders.{name}")
+    return module.Encoder(build(module.Config, options, "model.encoder_options"), mels)
+
+
+class Predictor(nn.Module):
+    """Embedding -> LSTM -> projection over the tokens so far; a sequence starts with blank."""
+
+    def __init__(self, config: TransducerConfig, vocab: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab, config.embedding)
+        self.lstm = nn.LSTM(
+            config.embedding, config.predictor_hidden, config.predictor_layers, batch_first=True,
+            dropout=config.predictor_dropout if config.predictor_layers > 1 else 0.0,
+        )  # fmt: skip
+        self.dropout = nn.Dropout(config.predictor_dropout)
+        self.projection = nn.Linear(config.predictor_hidden, config.predictor_projection)
+
+    def forward(self, tokens_bu: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Tokens to [b, u, p] and the state after them; None is the state at the start."""
+        out_buh, state = self.lstm(self.dropout(self.embedding(tokens_bu)), state)
+        return self.projection(self.dropout(out_buh)), state
+
+
+class Transducer(nn.Module):
+    mean_f: Tensor
+    scale_f: Tensor
+
+    def __init__(self, config: TransducerConfig, mels: int, vocab: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab = vocab
+        self.register_buffer("mean_f", torch.zeros(mels))
+        self.register_buffer("scale_f", torch.ones(mels))
+        self.encoder = make_encoder(config.encoder, config.encoder_options, mels)
+        self.predictor = Predictor(config, vocab)
+        self.enc_joint = nn.Linear(self.encoder.output_size, config.joint)
+        self.pred_joint = nn.Linear(config.predictor_projection, config.joint, bias=False)
+        self.output = nn.Linear(config.joint, vocab)
+        self.ctc = nn.Linear(self.encoder.output_size, vocab) if config.ctc else None
+
+    def set_normalisation(self, mean_f: Tensor, variance_f: Tensor) -> None:
+        """Global mean and variance of the training features, applied to every input."""
+        self.mean_f.copy_(mean_f)
+        self.scale_f.copy_(variance_f.clamp(min=1e-4).rsqrt())
+
+    def normalise(self, feats_btf: Tensor) -> Tensor:
+        return (feats_btf - self.mean_f) * self.scale_f
+
+    def encode(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features, zero behind each end, to encoder outputs [b, t', e] and lengths: ceil(len / reduction).
+
+        The last encoder frame may reach past the end; it sees zeros there, which is the mean frame. A stream is ended
+        in the same way, so that both see the same.
+        """
+        reduction = self.encoder.reduction
+        padded = functional.pad(feats_btf, (0, 0, 0, -feats_btf.shape[1] % reduction))
+        enc_bte, _ = self.encoder.step(padded, self.encoder.init_state(len(padded)))
+        return enc_bte, (lens_b + reduction - 1) // reduction
+
+    def forward(
+        self, feats_btf: Tensor, lens_b: Tensor, targets_bu: Tensor, target_lens_b: Tensor,
+        eps: float = 1e-4, precision: Precision = "fp32",
+    ) -> Losses:  # fmt: skip
+        """Losses of a batch. Features are normalised; targets are padded with anything."""
+        enc_bte, enc_lens_b = self.encode(feats_btf, lens_b)
+        pred_bup, _ = self.predictor(functional.pad(targets_bu, (1, 0), value=BLANK), None)
+        loss = transducer_loss(
+            self.enc_joint(enc_bte), self.pred_joint(pred_bup), self.output.weight, self.output.bias,
+            targets_bu, enc_lens_b, target_lens_b, blank=BLANK, eps=eps, precision=precision,
+        )  # fmt: skip
+        if self.ctc is None:
+            return Losses(loss, torch.zeros_like(loss))
+        logp_tbv = self.ctc(enc_bte).log_softmax(-1).transpose(0, 1)
+        ctc_b = functional.ctc_loss(
+            logp_tbv, targets_bu, enc_lens_b, target_lens_b, blank=BLANK, reduction="none", zero_infinity=True
+        )
+        return Losses(loss, ctc_b.mean())
+
+    def start(self, batch: int) -> PredictorState:
+        """The predictor's state before the first token."""
+        blank = torch.full((batch, 1), BLANK, device=self.output.weight.device)
+        out_bup, (h, c) = self.predictor(blank, None)
+        return PredictorState(h, c, self.pred_joint(out_bup[:, 0]))
+
+    def advance(self, tokens_b: Tensor, state: PredictorState, where_b: Tensor) -> PredictorState:
+        """The state after one more token in the streams where `where_b` is true."""
+        out_bup, (h, c) = self.predictor(tokens_b[:, None], (state.h, state.c))
+        keep = where_b[None, :, None]
+        return PredictorState(
+            torch.where(keep, h, state.h),
+            torch.where(keep, c, state.c),
+            torch.where(where_b[:, None], self.pred_joint(out_bup[:, 0]), state.joint_bj),
+        )
+
+    def logits(self, enc_bj: Tensor, state: PredictorState) -> Tensor:
+        """[b, v] for one encoder frame each, already projected by enc_joint."""
+        return self.output(torch.tanh(enc_bj + state.joint_bj))

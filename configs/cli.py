@@ -1,0 +1,72 @@
+"""What all commands share: one clear line for an error, exit codes, the summary for a person or a program."""
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def run(body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
+    """Parse, run `body`, and turn what a user can mend into one line and exit code 1 (argparse itself exits with 2)."""
+    args = parser.parse_args(argv)
+    try:
+        body(args)
+    except KeyboardInterrupt:
+        return _fail(parser, "stopped; the same command goes on from here", code=130)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        return 0
+    except OSError as err:
+        return _fail(parser, _os_error(err))
+    except (ValueError, EOFError) as err:
+        return _fail(parser, str(err))
+    return 0
+
+
+def _fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
+    sys.stdout.flush()
+    print(f"{parser.prog}: error: {message}", file=sys.stderr)
+    return code
+
+
+def _os_error(err: OSError) -> str:
+    where = f"{err.filename}: " if err.filename else ""
+    if err.errno == errno.ENOSPC:
+        return f"{where}no space left on the device; free some and repeat the command, it goes on from here"
+    if isinstance(err, FileNotFoundError):
+        return f"{where}no such file or folder" if err.filename else str(err)
+    return f"{where}{err.strerror or err}"
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def say(args: argparse.Namespace, text: str) -> None:
+    """A line for a person; with --json it goes to standard error so that standard output stays pure."""
+    print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+
+def summary(args: argparse.Namespace, values: dict[str, Any], text: str) -> None:
+    """The end of a command: `text` for a person, or `values` with --json."""
+    print(json.dumps(values, ensure_ascii=False) if args.json else text, flush=True)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns padded with spaces, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def one_thread() -> None:
+    """One BLAS thread for this process and its children; call before numpy or torch is imported."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")

@@ -1,0 +1,134 @@
+"""Strict YAML to frozen dataclasses: unknown keys and wrong types are errors that name the nearest right one."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+FOLDER = Path(__file__).parent
+Config = TypeVar("Config")
+
+
+def load(kind: type[Config], name: str, folder: str, overrides: list[str] | None = None) -> Config:
+    """The config `name`: a YAML file by path, or by name from configs/<folder>/.
+
+    `overrides` are `key.sub=value` strings, the value in YAML. Raises ValueError for anything that does not fit.
+    """
+    path = _find(name, folder)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(err).split())}") from None
+    for override in overrides or []:
+        _override(values, override)
+    return build(kind, values, str(path))
+
+
+def names(folder: str) -> list[str]:
+    return sorted(p.stem for p in (FOLDER / folder).glob("*.yaml"))
+
+
+def _find(name: str, folder: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ValueError(f"{name}: no such config file")
+        return Path(name)
+    path = FOLDER / folder / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"no config called {name}{_nearest(name, names(folder))}; there are {', '.join(names(folder))}"
+        )
+    return path
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"{override}: a setting is written key.sub=value")
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{override}: {part} is a value and has nothing below it")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{override}: {text!r} is not a YAML value") from None
+
+
+def build(kind: type[Config], values: Any, where: str) -> Config:
+    """A dataclass from plain values, nested dataclasses included. Raises ValueError."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected keys with values, found {values!r}")
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key}{_nearest(str(key), list(known))}")
+    for key, field in known.items():
+        no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if no_default and key not in values:
+            raise ValueError(f"{where}: {key} is missing")
+    built = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
+    return kind(**built)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _union(hint, value, where)
+    if origin is typing.Literal:
+        return _literal(hint, value, where)
+    if origin is tuple:
+        return _tuple(hint, value, where)
+    if hint is float:
+        return _number(value, where)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where} is {value!r}; it takes {'a whole number' if hint is int else f'a {hint.__name__}'}")
+    return value
+
+
+def _union(hint: Any, value: Any, where: str) -> Any:
+    kinds = typing.get_args(hint)
+    if value is None and type(None) in kinds:
+        return None
+    return _convert(next(k for k in kinds if k is not type(None)), value, where)
+
+
+def _literal(hint: Any, value: Any, where: str) -> Any:
+    choices = typing.get_args(hint)
+    if value not in choices:
+        raise ValueError(f"{where} is {value!r}; it can be {', '.join(map(str, choices))}")
+    return value
+
+
+def _tuple(hint: Any, value: Any, where: str) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where} is {value!r}; it takes a list such as [1, 2]")
+    element, *rest = typing.get_args(hint)
+    if rest != [Ellipsis] and len(value) != 1 + len(rest):
+        raise ValueError(f"{where} is {value!r}; it takes {1 + len(rest)} values")
+    return tuple(_convert(element, v, where) for v in value)
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, str):  # YAML reads 5e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where} is {value!r}; it takes a number")
+    return float(value)

@@ -1,0 +1,74 @@
+"""Manifests as Parquet files: written whole, and read only when they are exactly what this version writes."""
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests import storage
+from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, Utterance, to_table, utterances
+
+MANIFEST = "manifest.parquet"
+DROPPED = "dropped.parquet"
+
+
+def write(uri: str, table: pa.Table) -> None:
+    """The same table gives the same bytes."""
+    with storage.atomic_write(uri) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def write_utterances(uri: str, rows: Iterable[Utterance]) -> None:
+    """Write a manifest, in the order of split and id."""
+    write(uri, to_table(sorted(rows, key=lambda u: (u.split, u.id)), UTTERANCE_SCHEMA))
+
+
+def write_dropped(uri: str, rows: Iterable[Dropped]) -> None:
+    write(uri, to_table(sorted(rows, key=lambda d: (d.split, d.id, d.reason, d.detail)), DROPPED_SCHEMA))
+
+
+def read_manifests(uris: Sequence[str], splits: Sequence[str] | None = None) -> list[Utterance]:
+    """The utterances of several prepared folders (or `.parquet` files), of all splits or of those named.
+
+    Raises ValueError for a missing manifest, one of another schema, a split that none of them has, or an id that
+    occurs twice.
+    """
+    tables = {uri: _read(uri) for uri in uris}
+    if splits is not None:
+        _check_splits(tables, splits)
+        tables = {uri: table.filter(pc.is_in(table["split"], pa.array(splits))) for uri, table in tables.items()}
+    rows: list[Utterance] = []
+    owner: dict[str, str] = {}
+    for uri, table in tables.items():
+        for row in utterances(table):
+            if row.id in owner:
+                raise ValueError(f"utterance {row.id} is in {owner[row.id]} and again in {uri}; leave one of them out")
+            owner[row.id] = uri
+            rows.append(row)
+    return rows
+
+
+def _read(uri: str) -> pa.Table:
+    file_uri = uri if uri.endswith(".parquet") else storage.join(uri, MANIFEST)
+    if not storage.exists(file_uri):
+        folder = storage.parent(uri) if uri.endswith(".parquet") else uri
+        raise ValueError(f"{file_uri}: no such manifest; `prepare-corpus ... --out {folder or '.'}` makes one")
+    try:
+        with storage.open_read(file_uri) as file:
+            table = pq.read_table(file)
+    except pa.ArrowInvalid as err:
+        raise ValueError(f"{file_uri}: not a readable Parquet file ({err})") from None
+    if not table.schema.equals(UTTERANCE_SCHEMA, check_metadata=True):
+        raise ValueError(
+            f"{file_uri}: not a manifest of this version; prepare the corpus again with --force.\n"
+            f"It has:\n{table.schema.to_string()}\nThis version reads:\n{UTTERANCE_SCHEMA.to_string()}"
+        )
+    return table
+
+
+def _check_splits(tables: dict[str, pa.Table], splits: Sequence[str]) -> None:
+    there = sorted({split for table in tables.values() for split in pc.unique(table["split"]).to_pylist()})
+    unknown = [split for split in splits if split not in there]
+    if unknown:
+        raise ValueError(f"{', '.join(tables)}: no split {', '.join(unknown)}; there are {', '.join(there)}")

@@ -1,0 +1,345 @@
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr import audio
+
+FORMATS = "other/formats"
+READABLE_SPHERE = ["123_2alaw.sph", "chan3.sph", "example3.sph", "stereo.sph"]
+
+
+def _tone(hz: float, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    tone = 0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
+    return tone if channels == 1 else np.stack([tone] * channels, axis=1)
+
+
+def _streamed(path: Path, chunk_samples: int = 1600) -> np.ndarray:
+    chunks = list(audio.stream(str(path), chunk_samples=chunk_samples))
+    assert all(len(chunk) == chunk_samples for chunk in chunks[:-1])
+    assert 0 < len(chunks[-1]) <= chunk_samples
+    return np.concatenate(chunks)
+
+
+def _speech(rate: int, seconds: float, seed: int = 0) -> np.ndarray:
+    """Noise below 3 kHz with a slow swing: aperiodic, so that a shift of one sample shows."""
+    noise = np.random.default_rng(seed).standard_normal(round(seconds * rate))
+    spectrum = np.fft.rfft(noise)
+    spectrum[np.fft.rfftfreq(len(noise), 1 / rate) > 3000] = 0
+    smooth = np.fft.irfft(spectrum, len(noise))
+    return (0.3 * smooth / np.abs(smooth).max()).astype(np.float32)
+
+
+def _encode(
+    path: Path,
+    samples: np.ndarray,
+    rate: int,
+    codec: str,
+    muxer: dict[str, str] | None = None,
+    encoder: dict[str, str] | None = None,
+) -> None:
+    """Write mono samples with FFmpeg."""
+    with av.open(str(path), "w", options=muxer or {}) as container:
+        stream = container.add_stream(codec, rate=rate, options=encoder or {})
+        assert isinstance(stream, av.AudioStream)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        for part in [frame, None]:
+            container.mux(stream.encode(part))
+
+
+def _cut(source: Path, folder: Path, fraction: float) -> Path:
+    data = source.read_bytes()
+    target = folder / source.name
+    target.write_bytes(data[: int(len(data) * fraction)])
+    return target
+
+
+# Synthetic files
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000])
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "channels"),
+    [
+        ("wav", "PCM_U8", 1),
+        ("wav", "PCM_16", 2),
+        ("wav", "PCM_24", 3),
+        ("wav", "PCM_32", 1),
+        ("wav", "FLOAT", 2),
+        ("wav", "DOUBLE", 1),
+        ("wav", "ALAW", 1),
+        ("wav", "ULAW", 2),
+        ("flac", "PCM_16", 1),
+        ("flac", "PCM_24", 2),
+        ("aiff", "PCM_16", 2),
+        ("ogg", "VORBIS", 2),
+    ],
+)
+def test_tone_at_any_rate(tmp_path: Path, rate: int, suffix: str, subtype: str, channels: int) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    sf.write(path, _tone(1000, 1.0, rate, channels), rate, subtype=subtype)
+    assert audio.probe(str(path)) == audio.AudioInfo(1.0, rate, channels)
+    samples = audio.read(str(path))
+    assert samples.dtype == np.float32 and samples.shape == (16000,)
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert np.argmax(spectrum) == 1000  # one bin is 1 Hz
+    assert np.abs(samples[4000:12000]).max() == pytest.approx(0.5, abs=0.05)  # 0.05: Vorbis
+    assert np.array_equal(_streamed(path), samples)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = _speech(16000, 0.5, 1), _speech(16000, 0.5, 2)
+    sf.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
+    np.testing.assert_allclose(audio.read(str(tmp_path / "a.wav")), (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s32le", "pcm_f32le", "alac", "flac"])
+def test_full_scale_of_every_sample_format_of_ffmpeg(tmp_path: Path, codec: str) -> None:
+    wave = _speech(16000, 0.5)
+    path = tmp_path / "a.mkv"  # libsndfile does not know Matroska
+    _encode(path, wave, 16000, codec)
+    np.testing.assert_allclose(audio.read(str(path)), wave, atol=1 / 100 if codec == "pcm_u8" else 1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rate=st.sampled_from([8000, 11025, 16000, 44100, 48000]),
+    offset_s=st.floats(0, 1.5),
+    duration_s=st.floats(0.01, 0.5),
+)
+def test_a_stretch_is_a_slice(
+    tmp_path_factory: pytest.TempPathFactory, rate: int, offset_s: float, duration_s: float
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"slice_{rate}.wav"
+    if not path.exists():
+        sf.write(path, _speech(rate, 2.0), rate, subtype="PCM_16")
+    whole = audio.read(str(path))
+    part = audio.read(str(path), offset_s=offset_s, duration_s=duration_s)
+    start = round(offset_s * 16000)
+    assert len(part) == round(duration_s * 16000)
+    np.testing.assert_allclose(part, whole[start : start + len(part)], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "tolerance_samples"),
+    [("a.m4a", "aac", 44100, 0), ("a.webm", "libopus", 48000, 16), ("a.mp3", "libmp3lame", 44100, 0)],
+)
+def test_a_stretch_far_into_a_compressed_file(
+    tmp_path: Path, name: str, codec: str, rate: int, tolerance_samples: int
+) -> None:
+    path = tmp_path / name
+    _encode(path, _speech(rate, 8.0), rate, codec)
+    whole = audio.read(str(path))
+    for offset_s in (0.5, 3.3, 6.123):
+        part = audio.read(str(path), offset_s=offset_s, duration_s=1.0)
+        start = round(offset_s * 16000)
+        misses = [
+            np.abs(part - whole[start + shift : start + shift + 16000]).max()
+            for shift in range(-tolerance_samples, tolerance_samples + 1)
+        ]
+        assert min(misses) < 2e-3 if tolerance_samples == 0 else min(misses) < 0.03
+
+
+def test_mp3_with_variable_rate_and_no_stated_length(tmp_path: Path) -> None:
+    wave = np.concatenate([np.zeros(44100 * 4, np.float32), _speech(44100, 4.0)])
+    variable = {"flags": "+qscale", "global_quality": "236"}
+    _encode(tmp_path / "vbr.mp3", wave, 44100, "libmp3lame", {"write_xing": "0"}, variable)
+    assert abs(sf.info(tmp_path / "vbr.mp3").duration - 8.0) > 0.5  # libsndfile guesses from the first frame
+    assert audio.probe(str(tmp_path / "vbr.mp3")).duration_s == pytest.approx(8.0, abs=0.1)
+    assert len(audio.read(str(tmp_path / "vbr.mp3"))) == pytest.approx(8.0 * 16000, abs=1600)
+
+
+def test_flac_without_a_stated_length(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    wave = _speech(16000, 2.0)
+    sf.write(path, wave, 16000)
+    known = audio.read(str(path))
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # STREAMINFO: 36 bits of sample count, 0 means unknown
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert audio.probe(str(path)).duration_s == pytest.approx(2.0)
+    np.testing.assert_allclose(audio.read(str(path)), known, atol=1e-7)
+
+
+def test_piped_wav_with_an_unknown_length_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    sf.write(path, _speech(16000, 1.0), 16000)
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert audio.probe(str(path)).duration_s == 1.0
+    assert len(audio.read(str(path))) == 16000
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("format", "probe_fails"), [("wav", True), ("aiff", True), ("flac", False), ("mp3", False), ("webm", False)]
+)
+def test_truncated(tmp_path: Path, format: str, probe_fails: bool) -> None:
+    path = tmp_path / f"a.{format}"
+    if format == "webm":
+        _encode(path, _speech(48000, 3.0), 48000, "libopus")
+    else:
+        sf.write(path, _speech(16000, 3.0), 16000)
+    if format == "mp3":
+        _encode(path, _speech(44100, 3.0), 44100, "libmp3lame")  # with a Xing header, which states the length
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(audio.AudioError, match=f"a.{format}: truncated"):
+        audio.read(str(path))
+    with pytest.raises(audio.AudioError, match="truncated"):
+        _streamed(path)
+    if probe_fails:
+        with pytest.raises(audio.AudioError, match=r"promises 3.00 s, the file holds 1.[45]\d s"):
+            audio.probe(str(path))
+
+
+@pytest.mark.parametrize(("format", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("m4a", "aac")])
+def test_damage_in_the_middle(tmp_path: Path, format: str, codec: str) -> None:
+    path = tmp_path / f"a.{format}"
+    _encode(path, _speech(44100, 3.0), 44100, codec)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
+    path.write_bytes(data)
+    with pytest.raises(audio.AudioError, match=f"a.{format}: "):
+        audio.read(str(path))
+    with pytest.raises(audio.AudioError):
+        _streamed(path)
+
+
+def test_the_undamaged_start_of_a_damaged_file_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    sf.write(path, _speech(16000, 3.0), 16000)
+    whole = audio.read(str(path))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert np.array_equal(audio.read(str(path), duration_s=1.0), whole[:16000])
+
+
+def test_a_stretch_beyond_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    sf.write(path, _speech(44100, 1.0), 44100)
+    assert len(audio.read(str(path), offset_s=0.5, duration_s=0.55)) == 8000  # within the tolerance
+    with pytest.raises(audio.AudioError, match=r"ends at 1.00 s, before 0.50 \+ 0.80 s"):
+        audio.read(str(path), offset_s=0.5, duration_s=0.8)
+    with pytest.raises(audio.AudioError, match="no samples from 2 s on"):
+        audio.read(str(path), offset_s=2.0)
+
+
+def test_samples_that_are_not_numbers(tmp_path: Path) -> None:
+    wave = _speech(16000, 0.2)
+    wave[100] = np.nan
+    sf.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    with pytest.raises(audio.AudioError, match="not a number"):
+        audio.read(str(tmp_path / "a.wav"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.raw", b"\0" * 100, "headerless"),
+        ("a.wav", b"", "is empty"),
+        ("a.wav", b"RIFF\0\0\0\0WAVEfmt ", "No 'data' chunk"),
+        ("a.txt", b"hello\n" * 100, "cannot be read as audio|has no audio"),
+    ],
+)
+def test_what_is_no_audio(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    for function in (audio.probe, audio.read, lambda uri: list(audio.stream(uri))):
+        with pytest.raises(audio.AudioError, match=message) as caught:
+            function(str(tmp_path / name))
+        assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(audio.AudioError, match=r"nowhere.wav: .*No such file"):
+        audio.probe(str(tmp_path / "nowhere.wav"))
+    with pytest.raises(audio.AudioError, match="Is a directory"):
+        audio.read(str(tmp_path))
+
+
+def test_a_video_without_sound(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 16
+        frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        for part in [frame, None]:
+            container.mux(stream.encode(part))
+    with pytest.raises(audio.AudioError, match="has no audio"):
+        audio.probe(str(tmp_path / "a.mp4"))
+
+
+# Real files
+
+
+def test_every_real_format_probes_and_decodes(speech_data: Path) -> None:
+    paths = [p for p in sorted((speech_data / FORMATS).iterdir()) if p.suffix != ".raw"]
+    paths += [speech_data / "other/sphere" / name for name in READABLE_SPHERE]
+    assert len(paths) > 35
+    for path in paths:
+        info = audio.probe(str(path))
+        samples = audio.read(str(path))
+        assert info.duration_s == pytest.approx(len(samples) / 16000, abs=0.06), path
+        assert samples.dtype == np.float32 and samples.ndim == 1
+        assert 0.005 < np.abs(samples).max() <= 1.5, path
+        assert np.array_equal(_streamed(path, 1237), samples), path
+
+
+def test_one_recording_in_many_containers_is_the_same_sound(speech_data: Path) -> None:
+    reference = audio.read(str(speech_data / FORMATS / "p001.flac"))
+    for suffix in ("ogg", "mp3", "mp4", "aac", "webm"):
+        samples = audio.read(str(speech_data / FORMATS / f"p001.{suffix}"))
+        middle = reference[32000:96000]
+        scores = np.correlate(samples[32000 - 800 : 96000 + 800], middle)  # priming would show as a lag
+        assert abs(int(np.argmax(scores)) - 800) <= 0.03 * 16000, suffix
+        assert scores.max() > 0.9 * np.dot(middle, middle), suffix
+
+
+@pytest.mark.parametrize("name", ["123_1pcbe_shn.sph", "123_1pcle_shn.sph", "123_1ulaw_shn.sph", "123_2ulaw_shn.sph"])
+def test_shorten_is_refused_by_name(speech_data: Path, name: str) -> None:
+    with pytest.raises(audio.AudioError, match=r"shorten-compressed.*sph2pipe"):
+        audio.probe(str(speech_data / "other/sphere" / name))
+
+
+def test_truncated_sphere(speech_data: Path, tmp_path: Path) -> None:
+    path = _cut(speech_data / "other/sphere/stereo.sph", tmp_path, 0.5)
+    with pytest.raises(audio.AudioError, match=r"promises 1.00 s, the file holds 0.48 s"):
+        audio.probe(str(path))
+
+
+def test_broken_files_are_refused(speech_data: Path) -> None:
+    # whole after all: wav_200_samples (12 ms), wav_invalid (3.6 s), truncated.mp3 (states no length, ends cleanly)
+    readable = {"wav_200_samples.wav", "wav_invalid.wav", "truncated.mp3"}
+    paths = sorted((speech_data / "other/broken").iterdir())
+    assert readable < {path.name for path in paths}
+    for path in paths:
+        if path.name in readable:
+            duration_s = audio.probe(str(path)).duration_s
+            assert len(audio.read(str(path))) / 16000 == pytest.approx(duration_s, abs=0.06)
+            continue
+        for function in (audio.probe, audio.read):
+            with pytest.raises(audio.AudioError, match=path.name):
+                function(str(path))
+
+
+def test_damage_writes_nothing_to_stderr(speech_data: Path, tmp_path: Path) -> None:
+    path = _cut(speech_data / FORMATS / "p001.webm", tmp_path, 0.5)
+    code = (
+        "import sys\nfrom asr import audio\n"
+        "try: audio.read(sys.argv[1])\nexcept audio.AudioError: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, cwd=root, check=True)
+    assert done.stderr == b""
