@@ -102,7 +102,8 @@ def probe(uri: str) -> AudioInfo:
 def read(uri: str, sample_rate: int = 16000, offset_s: float = 0.0, duration_s: float | None = None) -> np.ndarray:
     """Mono float32 [samples] at `sample_rate`: `duration_s` (None: all) from `offset_s` on, channels averaged.
 
-    The same samples as that slice of the whole file, up to the timestamps of its container (1 ms in WebM).
+    The same samples as that slice of the whole file; but after a seek AAC and Opus decoders fill in other noise, and
+    WebM's timestamps are only good to 1 ms.
     Raises AudioError for a file that cannot be decoded or ends more than TOLERANCE_S too early.
     """
     assert offset_s >= 0, offset_s

@@ -22,13 +22,13 @@ AHEAD = 4  # batches ready before they are asked for
 
 @dataclass
 class Batch:
-    """Padded examples: raw features [b, t, f], tokens [b, u], their lengths, and the index rows they came from."""
+    """The index rows of padded examples, their raw features [b, t, f] and tokens [b, u], and the lengths of both."""
 
+    rows: list[np.ndarray]
     feats_btf: Tensor
     lens_b: Tensor
     targets_bu: Tensor
     target_lens_b: Tensor
-    rows: list[np.ndarray]
 
 
 class Corpus:
@@ -71,7 +71,8 @@ class Corpus:
         for b, (f, t) in enumerate(zip(feats, tokens, strict=True)):
             feats_btf[b, : len(f)] = f
             targets_bu[b, : len(t)] = t
-        return Batch(*(torch.from_numpy(x) for x in (feats_btf, lens, targets_bu, target_lens)), examples)
+        padded = (torch.from_numpy(x) for x in (feats_btf, lens, targets_bu, target_lens))
+        return Batch(examples, *padded)
 
     def _example(self, rows: np.ndarray, config: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:
         if config is None:

@@ -92,13 +92,13 @@ class Health:
         self._sums = dict.fromkeys(self._sums, 0.0)
         self._since = time.perf_counter()
 
-    def dev(self, position: "Position", wer: float, better: bool, sample: tuple[str, str]) -> None:
+    def dev(self, position: "Position", wer: float, better: bool, sample: tuple[str, str], took_s: float) -> None:
         """After the dev set was recognised; `sample` is a reference and what was made of it."""
         self._write({"step": position.total, "epoch": position.epoch, "dev_wer": wer})
         self._board.add_text("sample", f"reference: {sample[0]}\n\nrecognised: {sample[1]}", position.total)
         self._say(f"dev WER {wer:.2%} after epoch {position.epoch}{', the best so far' if better else ''}")
         self._say(f"  reference:  {sample[0]}\n  recognised: {sample[1]}")
-        self._since = time.perf_counter()
+        self._since += took_s  # the rates of the health line are those of training
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")

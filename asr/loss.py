@@ -80,7 +80,7 @@ class _Points:
 
 class _Transducer(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, enc_btj: Tensor, pred_buj: Tensor, weight_vj: Tensor, bias_v: Tensor,
         points: _Points, blank: int, eps: float, precision: Precision,
     ) -> Tensor:  # fmt: skip
@@ -103,7 +103,7 @@ class _Transducer(torch.autograd.Function):
         return loss_b.to(enc_btj.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad_b: Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, grad_b: Tensor) -> tuple:
         enc_btj, pred_buj, weight_vj, bias_v, norm_n, post_blank_n, post_token_n = ctx.saved_tensors
         points, blank, eps, precision = ctx.rest
         enc, pred = enc_btj.flatten(0, 1), pred_buj.flatten(0, 1)

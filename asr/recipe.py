@@ -27,7 +27,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-        frontend: str = "default"
+    frontend: str = "default"
     epochs: int = 30
     seed: int = 0
     shortest_first: int = 1  # epochs in order of length, without augmentation, to leave the all-blank phase

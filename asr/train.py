@@ -117,7 +117,7 @@ def train_step(session: Session, batch: data.Batch) -> dict[str, float]:
     if not math.isfinite(norm):
         _stop_not_finite(session, batch, norm)
     session.optimiser.step()
-    return {"loss": float(losses.transducer), "ctc": float(losses.ctc), "grad_norm": norm}
+    return {"loss": losses.transducer.item(), "ctc": losses.ctc.item(), "grad_norm": norm}
 
 
 def _stop_not_finite(session: Session, batch: data.Batch, norm: float) -> None:
@@ -130,6 +130,7 @@ def _stop_not_finite(session: Session, batch: data.Batch, norm: float) -> None:
 
 def _measure(session: Session, dev: data.Corpus, health: Health | None) -> None:
     """Dev WER, each rank recognising its share; a better one than before becomes <out>/best."""
+    start = time.perf_counter()
     model, position = session.bundle.model.eval(), session.position
     rows = list(range(session.rank, len(dev.shards), session.world))
     texts = recognise(model, session.bundle.tokenizer, dev, rows, session.device)
@@ -144,7 +145,7 @@ def _measure(session: Session, dev: data.Corpus, health: Health | None) -> None:
     if session.rank == 0:
         if health is not None:
             sample = (dev.texts[rows[0]], texts[0]) if rows else ("", "")
-            health.dev(position, wer, better, sample)
+            health.dev(position, wer, better, sample, time.perf_counter() - start)
         if better:
             session.bundle.facts |= {"epoch": position.epoch, "total": position.total, "dev_wer": wer}
             checkpoint.save(storage.join(session.out, "best"), session.bundle)

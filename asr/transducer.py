@@ -6,7 +6,7 @@ Shape letters: b batch, t frames, f mels, u tokens, e encoder output, p predicto
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +49,27 @@ class Losses:
     ctc: Tensor
 
 
+class Encoder(Protocol):
+    """What asr/encoders/<name>.py offers as `Encoder(config, mels)`, beside its frozen dataclass `Config`."""
+
+    output_size: int
+    reduction: int  # feature frames in one encoder frame
+
+    def init_state(self, batch: int) -> Any: ...
+
+    def step(self, feats_btf: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Normalised frames, a multiple of `reduction`, to [b, t / reduction, e] and the state behind them."""
+
+
 def encoder_names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(asr.encoders.__path__)]
 
 
-def make_encoder(name: str, options: dict[str, Any], mels: int) -> nn.Module:
+def make_encoder(name: str, options: dict[str, Any], mels: int) -> Encoder:
     if name not in encoder_names():
         raise ValueError(f"model.encoder is {name!r}; there are {', '.join(encoder_names())}")
     module = importlib.import_module(f"asr.encoders.{name}")
-    return module.Encoder(build(module.Config, options, "model.encoder_options"), mels)
+    return cast(Encoder, module.Encoder(build(module.Config, options, "model.encoder_options"), mels))
 
 
 class Predictor(nn.Module):

@@ -95,6 +95,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _tuple(hint, value, where)
     if hint is float:
         return _number(value, where)
+    hint = origin or hint  # dict[str, Any] is a dict
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{where} is {value!r}; it takes {'a whole number' if hint is int else f'a {hint.__name__}'}")
     return value

@@ -5,6 +5,7 @@ Every write appears whole under its name or not at all. Shell commands in URIs (
 """
 
 import contextlib
+import io
 import os
 import posixpath
 import shutil
@@ -52,7 +53,8 @@ def _remote(uri: str) -> tuple[Any, str]:
     from obstore.store import from_url
 
     parts = urlsplit(uri)
-    return from_url(f"{parts.scheme}://{parts.netloc}"), unquote(parts.path.lstrip("/"))
+    options: Any = {"allow_http": True} if parts.scheme == "http" else None
+    return from_url(f"{parts.scheme}://{parts.netloc}", client_options=options), unquote(parts.path.lstrip("/"))
 
 
 def exists(uri: str) -> bool:
@@ -140,12 +142,34 @@ def open_read(uri: str) -> IO[bytes]:
     """A seekable binary file."""
     if is_local(uri):
         return open(absolute(uri), "rb")
-    import io
-
     import obstore
 
     store, key = _remote(uri)
-    return cast(IO[bytes], io.BufferedReader(cast(Any, obstore.open_reader(store, key))))
+    return cast(IO[bytes], io.BufferedReader(_Remote(obstore.open_reader(store, key)), buffer_size=1 << 20))
+
+
+class _Remote(io.RawIOBase):
+    """An obstore reader with the methods that Python's buffered file asks for."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._reader.read(len(buffer))
+        buffer[: len(data)] = memoryview(data)
+        return len(data)
 
 
 def read_text(uri: str) -> str:

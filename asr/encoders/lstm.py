@@ -48,20 +48,13 @@ class Encoder(nn.Module):
         self.input_norm = nn.LayerNorm(mels * config.stack)
         kind = nn.LSTM if config.cell == "lstm" else nn.GRU
         sizes = [mels * config.stack] + [config.hidden] * (config.layers - 1)
-        self.recurrent = nn.ModuleList(kind(size, config.hidden, batch_first=True) for size in sizes)
+        layers = [kind(size, config.hidden, batch_first=True) for size in sizes]
+        if config.cell == "lstm":
+            _open_forget_gates(layers, config.hidden)
+        self.recurrent = nn.ModuleList(layers)
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in sizes)
         self.dropout = nn.Dropout(config.dropout)
         self.projection = nn.Linear(config.hidden, config.projection)
-        if config.cell == "lstm":
-            self._open_forget_gates()
-
-    def _open_forget_gates(self) -> None:
-        """Forget-gate bias 1 (Jozefowicz et al. 2015): a new LSTM remembers."""
-        hidden = self.config.hidden
-        for lstm in self.recurrent:
-            with torch.no_grad():
-                lstm.bias_ih_l0[hidden : 2 * hidden].fill_(1.0)
-                lstm.bias_hh_l0[hidden : 2 * hidden].zero_()
 
     def init_state(self, batch: int) -> State:
         zero = self.projection.weight.new_zeros(1, batch, self.config.hidden)
@@ -82,3 +75,11 @@ class Encoder(nn.Module):
             if i + 1 in self.config.reduce_after:
                 x = x.unflatten(1, (-1, 2)).mean(2)
         return self.projection(x), State(after)
+
+
+def _open_forget_gates(lstms: list, hidden: int) -> None:
+    """Forget-gate bias 1 (Jozefowicz et al. 2015): a new LSTM remembers."""
+    for lstm in lstms:
+        with torch.no_grad():
+            lstm.bias_ih_l0[hidden : 2 * hidden].fill_(1.0)
+            lstm.bias_hh_l0[hidden : 2 * hidden].zero_()

@@ -54,7 +54,7 @@ def candidates(args: argparse.Namespace) -> Iterator[Candidate | Dropped]:
     root, name = storage.absolute(args.root), storage.name(args.list)
     if not storage.is_folder(root):
         raise ValueError(f"--root {args.root}: no such folder")
-    corpus = safe_id(name.rpartition(".")[0])
+    corpus = safe_id(storage.name(root))
     rows: list[tuple[Row, Span]] = []
     for row in read_list(args.list):
         try:
@@ -128,7 +128,8 @@ def _read_csv(uri: str, text: str) -> Iterator[Row]:
     try:
         yield from _with_header(uri, ((reader.line_num, cells) for cells in reader if cells))
     except csv.Error as err:
-        raise ValueError(f"{uri}, line {reader.line_num}: not CSV: {err}") from None
+        hint = "a text with a quote in it stands in quotes, and its own are doubled"
+        raise ValueError(f"{uri}, line {reader.line_num}: not CSV ({err}); {hint}") from None
 
 
 def _with_header(uri: str, lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:

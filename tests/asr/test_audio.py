@@ -292,7 +292,8 @@ def test_every_real_format_probes_and_decodes(speech_data: Path) -> None:
         samples = audio.read(str(path))
         assert info.duration_s == pytest.approx(len(samples) / 16000, abs=0.06), path
         assert samples.dtype == np.float32 and samples.ndim == 1
-        assert 0.005 < np.abs(samples).max() <= 1.5, path
+        # the second channel of 123_2alaw is the first upside down: the average is what A-law rounded away
+        assert (0.001 if path.stem == "123_2alaw" else 0.005) < np.abs(samples).max() <= 1.5, path
         assert np.array_equal(_streamed(path, 1237), samples), path
 
 
