@@ -94,7 +94,7 @@ def spec_augment(
     """Normalised features with bands of time and of mels set to zero, the mean. Masks differ between examples."""
     _, frames, mels = feats_btf.shape
     kept = torch.ones_like(feats_btf, dtype=torch.bool)
-    longest_b = (lens_b * config.time_mask_share).clamp(max=config.time_mask_s / frame_s)
+    longest_b = (lens_b * config.time_mask_share).clamp(max=config.time_mask_s / frame_s).floor()
     for _ in range(config.time_masks):
         kept &= ~_band(frames, lens_b, longest_b, generator)[:, :, None]
     for _ in range(config.mel_masks):

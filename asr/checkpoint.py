@@ -81,9 +81,15 @@ def settle(folder: str) -> None:
 def load(uri: str) -> Bundle:
     """Read a bundle, its model in evaluation mode. Raises ValueError when it is not whole or not what it says."""
     uri = storage.absolute(uri)
-    if not storage.exists(storage.join(uri, FACTS)):
-        raise ValueError(f"{uri}: is not a bundle (no {FACTS}); train-asr leaves them as runs/<name>/best and …/last")
-    facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
+    for name in (FACTS, WEIGHTS, VOCAB):
+        if not storage.exists(storage.join(uri, name)):
+            raise ValueError(
+                f"{uri}: is not a bundle (no {name}); train-asr leaves them as runs/<name>/best and …/last"
+            )
+    try:
+        facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
+    except ValueError as err:
+        raise ValueError(f"{uri}/{FACTS}: is damaged ({err}); get the bundle again") from None
     if facts["version"] != VERSION:
         raise ValueError(f"{uri}: is a bundle of version {facts['version']}, this program reads {VERSION}")
     weights = storage.read_bytes(storage.join(uri, WEIGHTS))
@@ -120,4 +126,6 @@ def restore_optimiser(model: torch.nn.Module, optimiser: torch.optim.Optimizer, 
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         field, _, name = key.partition("/")
-        optimiser.state[parameters[name]][field] = value
+        # AdamW keeps its step counts on the CPU and the rest beside the parameters
+        place = "cpu" if field == "step" else parameters[name].device
+        optimiser.state[parameters[name]][field] = value.to(place)

@@ -3,7 +3,7 @@
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,11 +49,11 @@ class Corpus:
         seen = [table.num_rows, *sorted(set(table.column("shard_sha256").to_pylist()))]
         return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
 
-    def usable(self, reduction: int, max_frames: int) -> tuple[np.ndarray, dict[str, int]]:
-        """Rows to train on, and how many are left out for which reason."""
+    def usable(self, encoder_frames: Callable[[np.ndarray], np.ndarray], max_frames: int) -> tuple[np.ndarray, dict]:
+        """Rows to train on, and how many are left out for which reason. `encoder_frames` is of feature frames."""
         frames = self.shards.frames
         too_long = frames > max_frames
-        crowded = (self.token_lens > (frames + reduction - 1) // reduction) & ~too_long
+        crowded = (self.token_lens > encoder_frames(frames)) & ~too_long
         rows = np.flatnonzero(~too_long & ~crowded)
         return rows, {"too long": int(too_long.sum()), "more tokens than encoder frames": int(crowded.sum())}
 

@@ -68,7 +68,9 @@ class _Points:
         inside_bt = torch.arange(t, device=device) < enc_lens_b[:, None]
         inside_bu = torch.arange(u, device=device) <= target_lens_b[:, None]
         where = (inside_bt[:, :, None] & inside_bu[:, None]).nonzero(as_tuple=True)
-        padded_bu = functional.pad(targets_bu, (0, u - targets_bu.shape[1]), value=blank)
+        padded_bu = functional.pad(targets_bu, (0, u - targets_bu.shape[1]))
+        ended_bu = torch.arange(u, device=device) >= target_lens_b[:, None]
+        padded_bu = padded_bu.masked_fill(ended_bu, blank)  # the padding may be no token at all, -1 for instance
         return cls((len(enc_lens_b), t, u), where, padded_bu[where[0], where[2]], (enc_lens_b, target_lens_b))
 
     def lattice(self, values_n: Tensor, fill: float) -> Tensor:

@@ -61,7 +61,7 @@ def prepare(args: argparse.Namespace) -> Session:
     out = storage.absolute(args.out)
     rank, world, device = _join_ranks()
     model = _model(config, corpus, tokenizer).to(device)
-    usable, left_out = corpus.usable(model.encoder.reduction, round(config.data.max_s / spec.frame_s))
+    usable, left_out = corpus.usable(model.encoder_frames, round(config.data.max_s / spec.frame_s))
     if not len(usable):
         raise ValueError(f"{args.shards}: no utterance to train on; left out: {left_out}")
     identity = {"config": asdict(config), "world_size": world, "vocab": tokenizer.fingerprint,

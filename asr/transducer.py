@@ -6,8 +6,9 @@ Shape letters: b batch, t frames, f mels, u tokens, e encoder output, p predicto
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +18,7 @@ from asr.loss import Precision, transducer_loss
 from configs.load import build
 
 BLANK = 0
+T = TypeVar("T", int, Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class TransducerConfig:
     predictor_projection: int = 256
     predictor_dropout: float = 0.0
     joint: int = 256
+    tail_frames: int = (
+        0  # encoder frames of mean input behind the end of an utterance, in which the last words come out
+    )
     ctc: bool = True  # a CTC head on the encoder, used in training only
 
 
@@ -116,22 +121,26 @@ class Transducer(nn.Module):
     def normalise(self, feats_btf: Tensor) -> Tensor:
         return (feats_btf - self.mean_f) * self.scale_f
 
-    def encode(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised features, zero behind each end, to encoder outputs [b, t', e] and lengths: ceil(len / reduction).
+    def encoder_frames(self, frames: T) -> T:
+        """Encoder frames of an utterance of so many feature frames: its last one is filled up, the tail follows."""
+        return -(-frames // self.encoder.reduction) + self.config.tail_frames
 
-        The last encoder frame may reach past the end; it sees zeros there, which is the mean frame. A stream is ended
-        in the same way, so that both see the same.
-        """
-        reduction = self.encoder.reduction
-        padded = functional.pad(feats_btf, (0, 0, 0, -feats_btf.shape[1] % reduction))
+    def closing_frames(self, frames: int) -> int:
+        """Feature frames of zeros, which are mean frames, that end an utterance of so many. Training, offline and
+        streamed recognition all end in this way."""
+        return self.encoder_frames(frames) * self.encoder.reduction - frames
+
+    def encode(self, feats_btf: Tensor, lens_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features, zero behind each end, to encoder outputs [b, t', e] and their lengths."""
+        padded = functional.pad(feats_btf, (0, 0, 0, self.closing_frames(feats_btf.shape[1])))
         enc_bte, _ = self.encoder.step(padded, self.encoder.init_state(len(padded)))
-        return enc_bte, (lens_b + reduction - 1) // reduction
+        return enc_bte, self.encoder_frames(lens_b)
 
     def forward(
         self, feats_btf: Tensor, lens_b: Tensor, targets_bu: Tensor, target_lens_b: Tensor,
         eps: float = 1e-4, precision: Precision = "fp32",
     ) -> Losses:  # fmt: skip
-        """Losses of a batch. Features are normalised; targets are padded with anything."""
+        """Losses of a batch. Features are normalised; targets are padded with any token."""
         enc_bte, enc_lens_b = self.encode(feats_btf, lens_b)
         pred_bup, _ = self.predictor(functional.pad(targets_bu, (1, 0), value=BLANK), None)
         loss = transducer_loss(

@@ -24,6 +24,8 @@ def load(kind: type[Config], name: str, folder: str, overrides: list[str] | None
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise ValueError(f"{path}: not YAML: {' '.join(str(err).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected keys with values, found {values!r}")
     for override in overrides or []:
         _override(values, override)
     return build(kind, values, str(path))

@@ -34,13 +34,13 @@ def read_manifests(uris: Sequence[str], splits: Sequence[str] | None = None) -> 
     Raises ValueError for a missing manifest, one of another schema, a split that none of them has, or an id that
     occurs twice.
     """
-    tables = {uri: _read(uri) for uri in uris}
+    tables = [(uri, _read(uri)) for uri in uris]
     if splits is not None:
         _check_splits(tables, splits)
-        tables = {uri: table.filter(pc.is_in(table["split"], pa.array(splits))) for uri, table in tables.items()}
+        tables = [(uri, table.filter(pc.is_in(table["split"], pa.array(splits)))) for uri, table in tables]
     rows: list[Utterance] = []
     owner: dict[str, str] = {}
-    for uri, table in tables.items():
+    for uri, table in tables:
         for row in utterances(table):
             if row.id in owner:
                 raise ValueError(f"utterance {row.id} is in {owner[row.id]} and again in {uri}; leave one of them out")
@@ -67,8 +67,9 @@ def _read(uri: str) -> pa.Table:
     return table
 
 
-def _check_splits(tables: dict[str, pa.Table], splits: Sequence[str]) -> None:
-    there = sorted({split for table in tables.values() for split in pc.unique(table["split"]).to_pylist()})
+def _check_splits(tables: list[tuple[str, pa.Table]], splits: Sequence[str]) -> None:
+    there = sorted({split for _, table in tables for split in pc.unique(table["split"]).to_pylist()})
     unknown = [split for split in splits if split not in there]
     if unknown:
-        raise ValueError(f"{', '.join(tables)}: no split {', '.join(unknown)}; there are {', '.join(there)}")
+        uris = ", ".join(uri for uri, _ in tables)
+        raise ValueError(f"{uris}: no split {', '.join(unknown)}; there are {', '.join(there)}")

@@ -42,19 +42,22 @@ def write_shards(args: argparse.Namespace) -> None:
     out = storage.absolute(args.out)
     spec = load.load(FrontendSpec, args.frontend, "frontend")
     utterances = parquet.read_manifests(args.manifest, args.splits)
+    if not utterances:
+        raise ValueError(f"{', '.join(args.manifest)}: holds no utterance; look at its dropped.parquet for the reasons")
     rows = identity.fingerprint([asdict(u) for u in utterances])
     inputs = {"manifest": rows, "frontend": asdict(spec), "shard_size_mb": args.shard_size, "version": VERSION}
+    parts = storage.join(out, PARTS, identity.fingerprint(inputs))
+    shards = plan_shards(utterances, spec, round(args.shard_size * 1e6), out, parts)
     claim = identity.claim(out, "write-shards", inputs, args.force)
     if claim.summary is None:
         cli.say(args, f"{len(utterances):,} utterances, {_hours(utterances):.2f} h, to {out}")
-        shards = plan_shards(utterances, spec, round(args.shard_size * 1e6), out)
         _run(shards, args.workers, args.ray_address)
-        summary = _finish(shards, spec, out)
-        claim.finish(summary)
-        storage.delete_folder(storage.join(out, PARTS))
+        summary = _finish(shards, spec, claim)
     else:
         summary = claim.summary
         cli.say(args, f"{out}: already done")
+    storage.delete_folder(storage.join(out, PARTS))  # also what was left when a finished run died at this very place
+    storage.delete_staged(out)
     cli.summary(args, summary, _describe(summary, out))
 
 
@@ -79,8 +82,12 @@ def _run(shards: list[Shard], workers: int, address: str | None) -> None:
                 pass
 
 
-def _finish(shards: list[Shard], spec: FrontendSpec, out: str) -> dict:
-    """Index, statistics and URL lists from the rows of the joined shards; a shard that came out empty is deleted."""
+def _finish(shards: list[Shard], spec: FrontendSpec, claim: identity.Claim) -> dict:
+    """Index, statistics and URL lists from the rows of the joined shards; a shard that came out empty is deleted.
+
+    Raises ValueError, and leaves nothing in the folder, when all are empty.
+    """
+    out = claim.out
     rows: list[dict] = []
     dropped: list[dict] = []
     splits: dict[str, Moments] = {}
@@ -96,6 +103,9 @@ def _finish(shards: list[Shard], spec: FrontendSpec, out: str) -> dict:
         splits[shard.split] = so_far.add(Moments.from_json(joined["moments"]))
         urls.setdefault(shard.split, []).append(storage.name(shard.uri))
     if not rows:
+        storage.delete_folder(storage.join(out, PARTS))
+        storage.delete_staged(out)
+        storage.delete(storage.join(out, identity.RECORD))
         first = dropped[0]
         raise ValueError(f"no utterance could be used; the first: {first['audio']}: {first['detail']}")
     parquet.write(storage.join(out, index.INDEX), pa.Table.from_pylist(rows, schema=index.SCHEMA))
@@ -105,7 +115,9 @@ def _finish(shards: list[Shard], spec: FrontendSpec, out: str) -> dict:
     for split, names in urls.items():
         storage.write_text(storage.join(out, f"urls-{split}.txt"), "".join(f"{n}\n" for n in names))
     storage.write_text(storage.join(out, index.URLS), "".join(f"{n}\n" for names in urls.values() for n in names))
-    return _summary(rows, dropped, splits, urls, spec)
+    summary = _summary(rows, dropped, splits, urls, spec)
+    claim.finish(summary)
+    return summary
 
 
 def _summary(rows: list[dict], dropped: list[dict], splits: dict[str, Moments], urls: dict, spec: FrontendSpec) -> dict:

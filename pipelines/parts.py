@@ -6,6 +6,7 @@ when all parts of a shard are there they are joined to its tar and deleted.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from shards.index import Moments
 from shards.spec import FrontendSpec
 from shards.writer import BLOCK, END, HEADER_BYTES, member, member_bytes, npy
 
-PARTS = "parts"  # the folder of unfinished work inside the shard set
+PARTS = "parts"  # of unfinished work inside the shard set; below it a folder for each set of inputs
 PART_UTTERANCES = 32  # one file a task lost 20-30 % to Ray's overhead, chunks of 32 nothing measurable
 
 
@@ -51,19 +52,26 @@ class Written:
     dropped: int
 
 
-def plan_shards(utterances: Sequence[Utterance], spec: FrontendSpec, shard_bytes: int, out: str) -> list[Shard]:
+def plan_shards(
+    utterances: Sequence[Utterance], spec: FrontendSpec, shard_bytes: int, out: str, parts_folder: str
+) -> list[Shard]:
     """Shards of at most about `shard_bytes`, one split each, utterances in an order that mixes speakers.
 
     The order is by a hash of the id: training then meets all speakers in any stretch of a shard, and it is the same
-    order wherever the manifest is read.
+    order wherever the manifest is read. `parts_folder` is for parts of these inputs alone: those found in it count as
+    done. Raises ValueError for two splits whose shards would have the same names.
     """
     shards: list[Shard] = []
-    for split in sorted({u.split for u in utterances}):
+    splits = sorted({u.split for u in utterances})
+    for first, second in itertools.combinations(splits, 2):
+        if _safe(first) == _safe(second):
+            raise ValueError(f"splits {first!r} and {second!r}: their shards would share names; write one with --splits")
+    for split in splits:
         mixed = sorted((u for u in utterances if u.split == split), key=lambda u: _hash(u.id))
         for number, group in enumerate(_cut(mixed, spec, shard_bytes)):
             name = f"{_safe(split)}-{number:05d}"
             parts = tuple(
-                Part(storage.join(out, PARTS, f"{name}-{start // PART_UTTERANCES:05d}"), tuple(run), spec)
+                Part(storage.join(parts_folder, f"{name}-{start // PART_UTTERANCES:05d}"), tuple(run), spec)
                 for start in range(0, len(group), PART_UTTERANCES)
                 for run in [group[start : start + PART_UTTERANCES]]
             )
@@ -183,4 +191,4 @@ def join_shard(shard: Shard) -> None:
 
 def rows_uri(shard: Shard) -> str:
     """Where the rows, drops and moments of a joined shard are until the index is made."""
-    return storage.join(storage.parent(shard.uri), PARTS, storage.name(shard.uri) + ".json")
+    return storage.join(storage.parent(shard.parts[0].uri), storage.name(shard.uri) + ".json")

@@ -122,7 +122,7 @@ def open_shards(source: str) -> ShardSet:
         return _one(source, None)
     if not storage.exists(source):
         raise ValueError(f"{source}: no such list, folder or index of shards; write-shards --out makes one")
-    return _join([_one(folder, urls) for folder, urls in _by_folder(source)], source)
+    return _join([_one(folder, urls) for folder, urls in _by_folder(source)])
 
 
 def _by_folder(urls_file: str) -> list[tuple[str, list[str]]]:
@@ -162,7 +162,7 @@ def _one(folder: str, urls: list[str] | None) -> ShardSet:
     return ShardSet(table, build(FrontendSpec, stats["spec"], f"{folder}/{STATS}"), moments)
 
 
-def _join(sets: list[ShardSet], source: str) -> ShardSet:
+def _join(sets: list[ShardSet]) -> ShardSet:
     first, *others = sets
     for other in others:
         names = [s.table["shard"][0].as_py() for s in (first, other)]

@@ -120,16 +120,17 @@ def _cut(order: np.ndarray, lengths: np.ndarray, budget: Budget) -> list[np.ndar
 def _share(batches: list[np.ndarray], lengths: np.ndarray, world_size: int) -> list[np.ndarray]:
     """As many batches as are a multiple of the ranks, neighbours of like cost.
 
-    The widest are halved for it; where every batch is a single example, the two shortest are put together.
+    The widest are halved for it; where there are too few examples for that, the two smallest are put together, which
+    may exceed the budget.
     """
-    while len(batches) % world_size:
-        widest = max(
-            range(len(batches)), key=lambda i: (len(batches[i]) > 1, len(batches[i]) * lengths[batches[i][-1]])
-        )
-        if len(batches[widest]) > 1:
-            batch = batches.pop(widest)
-            batches += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    halve = len(batches) + -len(batches) % world_size <= sum(map(len, batches))
+    while missing := -len(batches) % world_size:
+        batches.sort(key=lambda b: len(b) * int(lengths[b[-1]]))
+        if halve:
+            widest = [i for i, batch in enumerate(batches) if len(batch) > 1][-missing:]
+            for batch in [batches.pop(i) for i in reversed(widest)]:
+                batches += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
         else:
-            batches.sort(key=lambda b: int(lengths[b[0]]))
-            batches[:2] = [np.concatenate(batches[:2])]
+            merged = np.concatenate(batches[:2])
+            batches[:2] = [merged[np.argsort(lengths[merged], kind="stable")]]
     return sorted(batches, key=lambda b: (int(lengths[b[-1]]), len(b), int(b[0])))

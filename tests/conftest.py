@@ -1,7 +1,14 @@
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+
+from manifests import parquet
+from manifests.schema import Utterance
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +19,24 @@ def speech_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no speech data at {folder}; set SPEECH_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Callable[..., list[Utterance]]:
+    """A function that writes `count` WAVs of noise, no two alike, and folder/manifest.parquet; gives its rows."""
+
+    def write(folder: Path, count: int, split: str = "train", duration_s: float = 0.5) -> list[Utterance]:
+        rows = []
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            length_s = duration_s + i % 7 / 50
+            seed = zlib.crc32(f"{split}-{i}".encode())
+            noise = np.random.default_rng(seed).normal(0, 0.1 + 0.01 * (i % 5), round(length_s * 16000))
+            uri = str(folder / f"{split}-{i:04d}.wav")
+            soundfile.write(uri, noise, 16000, subtype="PCM_16")
+            rows.append(Utterance(f"{split}-{i:04d}", "toy", split, "en", f"s{i % 3}", uri, 0.0, len(noise) / 16000,
+                                  16000, 1, f"Word {i}!", f"word {'é' * (i % 4)}", "CC0", "made"))  # fmt: skip
+        parquet.write_utterances(str(folder / parquet.MANIFEST), rows)
+        return rows
+
+    return write

@@ -24,6 +24,7 @@ class Config:
     cell: Literal["lstm", "gru"] = "lstm"
     stack: int = 3  # feature frames side by side in one input
     reduce_after: tuple[int, ...] = (2,)  # layers (from 1) after which two frames become one
+    input_norm: bool = True  # LayerNorm of the input: level does not matter, nor can it tell speech from silence
     dropout: float = 0.0  # between layers, in training
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
         self.config = config
         self.output_size = config.projection
         self.reduction = config.stack * 2 ** len(config.reduce_after)  # feature frames in one encoder frame
-        self.input_norm = nn.LayerNorm(mels * config.stack)
+        self.input_norm = nn.LayerNorm(mels * config.stack) if config.input_norm else nn.Identity()
         kind = nn.LSTM if config.cell == "lstm" else nn.GRU
         sizes = [mels * config.stack] + [config.hidden] * (config.layers - 1)
         layers = [kind(size, config.hidden, batch_first=True) for size in sizes]

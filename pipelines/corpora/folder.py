@@ -108,12 +108,11 @@ def read_list(uri: str) -> Iterator[Row]:
     """Raises ValueError for another extension, another encoding than UTF-8, broken quoting, a missing column."""
     if not storage.exists(uri):
         raise ValueError(f"--list {uri}: no such file")
-    text = storage.read_text(uri)
     readers = {"tsv": _read_tsv, "csv": _read_csv, "jsonl": _read_jsonl}
     extension = uri.rpartition(".")[2].lower()
     if extension not in readers:
         raise ValueError(f"--list {uri}: its name must end in .tsv, .csv or .jsonl, so that its format is known")
-    return readers[extension](uri, text)
+    return readers[extension](uri, storage.read_text(uri))
 
 
 def _read_tsv(uri: str, text: str) -> Iterator[Row]:

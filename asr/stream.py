@@ -1,0 +1,104 @@
+"""Recognition of one stream, state in and state out: samples to log-mel to encoder to decoder to words.
+
+A whole file is one long chunk of the same call, so offline and streamed recognition are one path.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from asr import decode, frontend
+from asr.checkpoint import Bundle
+from asr.decode import DecoderState, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A finished word and when its last token became certain, in seconds from the start of the stream."""
+
+    text: str
+    time_s: float
+
+
+@dataclass
+class StreamState:
+    """What a stream needs to go on: nothing in it grows with time."""
+
+    samples: frontend.LogMelState
+    feats_tf: np.ndarray  # frames that do not fill an encoder frame yet
+    encoder: Any
+    decoder: DecoderState
+    word: list[Token]  # of the word that may still grow
+
+
+def init_state(bundle: Bundle) -> StreamState:
+    return StreamState(
+        samples=frontend.init_state(bundle.spec),
+        feats_tf=np.empty((0, bundle.spec.mels), np.float32),
+        encoder=bundle.model.encoder.init_state(1),
+        decoder=decode.init_state(bundle.model, 1),
+        word=[],
+    )
+
+
+@torch.inference_mode()
+def step(bundle: Bundle, samples: np.ndarray, state: StreamState) -> tuple[list[Word], StreamState]:
+    """The words that became certain with the next samples (float32 in [-1, 1], any number of them)."""
+    new_tf, samples_state = frontend.logmel_step(samples, state.samples, bundle.spec)
+    feats_tf = np.concatenate([state.feats_tf, new_tf])
+    whole = len(feats_tf) - len(feats_tf) % bundle.model.encoder.reduction
+    normal_btf = bundle.model.normalise(torch.from_numpy(feats_tf[None, :whole]))
+    words, encoder, decoder, open_word = _recognise(bundle, normal_btf, state)
+    return words, StreamState(samples_state, feats_tf[whole:], encoder, decoder, open_word)
+
+
+@torch.inference_mode()
+def finish(bundle: Bundle, state: StreamState) -> list[Word]:
+    """The words that the end of the stream makes certain.
+
+    The stream is closed with exactly the frames that closed the training utterances (Transducer.closing_frames), so
+    nothing said is lost and nothing is made up.
+    """
+    normal_btf = bundle.model.normalise(torch.from_numpy(state.feats_tf[None]))
+    closing = bundle.model.closing_frames(len(state.feats_tf))
+    words, _, _, open_word = _recognise(bundle, functional.pad(normal_btf, (0, 0, 0, closing)), state)
+    return [*words, _word(bundle, open_word)] if open_word else words
+
+
+def _recognise(
+    bundle: Bundle, normal_btf: torch.Tensor, state: StreamState
+) -> tuple[list[Word], Any, DecoderState, list[Token]]:
+    if not normal_btf.shape[1]:
+        return [], state.encoder, state.decoder, state.word
+    with _without_onednn():
+        enc_bte, encoder = bundle.model.encoder.step(normal_btf, state.encoder)
+        lens_b = torch.tensor([enc_bte.shape[1]])
+        (tokens,), decoder = decode.greedy_step(bundle.model, enc_bte, lens_b, state.decoder)
+    words: list[Word] = []
+    open_word = list(state.word)
+    for token in tokens:
+        if open_word and bundle.tokenizer.starts_word(token.id):
+            words.append(_word(bundle, open_word))
+            open_word = []
+        open_word.append(token)
+    return words, encoder, decoder, open_word
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    """oneDNN packs an LSTM's weights anew in every call; at batch 1 that takes several times as long as the step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the switch itself warns of GPUs that nobody asked for
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+def _word(bundle: Bundle, tokens: list[Token]) -> Word:
+    frame_s = bundle.model.encoder.reduction * bundle.spec.frame_s
+    return Word(bundle.tokenizer.decode([t.id for t in tokens]).strip(), (tokens[-1].frame + 1) * frame_s)

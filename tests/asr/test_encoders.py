@@ -1,0 +1,152 @@
+"""The contract of every module in asr/encoders: chunks equal the whole, the future never changes the past, states
+keep their shapes, lengths are exact, and every parameter learns."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from asr.transducer import Encoder, Transducer, TransducerConfig, encoder_names, make_encoder
+
+MELS = 7
+LSTM = [
+    {"layers": 3, "hidden": 10, "projection": 6, "cell": cell, "stack": stack, "reduce_after": reduce_after}
+    for cell, (stack, reduce_after) in itertools.product(
+        ["lstm", "gru"], [(1, []), (3, []), (1, [1]), (2, [3]), (3, [1, 2]), (2, [1, 2, 3])]
+    )
+]
+SMALL: dict[str, list[dict[str, Any]]] = {"lstm": LSTM}  # an encoder that is not named here is tested as it comes
+CASES = [(name, options) for name in encoder_names() for options in SMALL.get(name, [{}])]
+
+every_encoder = pytest.mark.parametrize(
+    ("name", "options"), CASES, ids=[f"{name}-{'-'.join(str(v) for v in options.values())}" for name, options in CASES]
+)
+
+
+def make(name: str, options: dict[str, Any]) -> Encoder:
+    torch.manual_seed(1)
+    encoder = make_encoder(name, options, MELS)
+    assert isinstance(encoder, nn.Module)
+    return encoder.eval()
+
+
+def features(batch: int, frames: int, seed: int = 2) -> Tensor:
+    return torch.randn(batch, frames, MELS, generator=torch.Generator().manual_seed(seed))
+
+
+def tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor in a state."""
+    if isinstance(state, Tensor):
+        yield state
+    elif dataclasses.is_dataclass(state):
+        yield from tensors([getattr(state, f.name) for f in dataclasses.fields(state)])
+    elif isinstance(state, list | tuple):
+        for part in state:
+            yield from tensors(part)
+
+
+def in_chunks(encoder: Encoder, feats_btf: Tensor, sizes: list[int]) -> Tensor:
+    """Encoder frames, `sizes` of them in each step and what is left in a last one."""
+    state = encoder.init_state(len(feats_btf))
+    out, at = [], 0
+    for size in [*sizes, feats_btf.shape[1]]:
+        chunk_btf = feats_btf[:, at : at + size * encoder.reduction]
+        if chunk_btf.shape[1]:
+            enc_bte, state = encoder.step(chunk_btf, state)
+            out.append(enc_bte)
+        at += size * encoder.reduction
+    return torch.cat(out, 1)
+
+
+def test_there_are_encoders() -> None:
+    assert "lstm" in encoder_names()
+    with pytest.raises(ValueError, match="model.encoder is 'lstn'; there are .*lstm"):
+        make_encoder("lstn", {}, MELS)
+
+
+@every_encoder
+@settings(max_examples=12, deadline=None)
+@given(sizes=st.lists(st.integers(1, 5), max_size=8))
+def test_chunks_equal_the_whole(name: str, options: dict[str, Any], sizes: list[int]) -> None:
+    encoder = make(name, options)
+    feats_btf = features(2, 12 * encoder.reduction)
+    with torch.inference_mode():
+        whole, _ = encoder.step(feats_btf, encoder.init_state(2))
+        torch.testing.assert_close(in_chunks(encoder, feats_btf, sizes), whole, rtol=0, atol=1e-5)
+
+
+@every_encoder
+def test_the_future_never_changes_the_past(name: str, options: dict[str, Any]) -> None:
+    encoder = make(name, options)
+    feats_btf = features(2, 8 * encoder.reduction)
+    other_btf = feats_btf.clone()
+    other_btf[:, 5 * encoder.reduction :] = 9.0
+    with torch.inference_mode():
+        ours, theirs = (encoder.step(x, encoder.init_state(2))[0] for x in (feats_btf, other_btf))
+    assert torch.equal(ours[:, :5], theirs[:, :5])
+    assert not torch.equal(ours[:, 5], theirs[:, 5])
+
+
+@every_encoder
+def test_lengths_are_rounded_up(name: str, options: dict[str, Any]) -> None:
+    model = Transducer(TransducerConfig(name, options), MELS, vocab=4).eval()
+    reduction = model.encoder.reduction
+    for frames in range(1, 2 * reduction + 2):
+        enc_bte, lens_b = model.encode(features(1, frames), torch.tensor([frames]))
+        expected = -(-frames // reduction)
+        assert enc_bte.shape == (1, expected, model.encoder.output_size)
+        assert lens_b.tolist() == [expected]
+
+
+@every_encoder
+def test_padding_of_a_batch_changes_nothing(name: str, options: dict[str, Any]) -> None:
+    model = Transducer(TransducerConfig(name, options), MELS, vocab=4).eval()
+    lens = [2 * model.encoder.reduction + 1, 5 * model.encoder.reduction, 1]
+    feats_btf = features(3, max(lens))
+    for b, frames in enumerate(lens):
+        feats_btf[b, frames:] = 0
+    with torch.inference_mode():
+        together, enc_lens_b = model.encode(feats_btf, torch.tensor(lens))
+        for b, frames in enumerate(lens):
+            alone, _ = model.encode(feats_btf[b : b + 1, :frames], torch.tensor([frames]))
+            torch.testing.assert_close(together[b, : enc_lens_b[b]], alone[0], rtol=0, atol=1e-5)
+
+
+@every_encoder
+def test_states_keep_their_shapes(name: str, options: dict[str, Any]) -> None:
+    encoder = make(name, options)
+    state = encoder.init_state(3)
+    shapes = [t.shape for t in tensors(state)]
+    assert shapes
+    for size in (1, 4, 2, 16):
+        _, state = encoder.step(features(3, size * encoder.reduction), state)
+        assert [t.shape for t in tensors(state)] == shapes
+
+
+@every_encoder
+def test_every_parameter_has_a_gradient(name: str, options: dict[str, Any]) -> None:
+    encoder = make(name, options)
+    assert isinstance(encoder, nn.Module)
+    out_bte, _ = encoder.step(features(2, 4 * encoder.reduction), encoder.init_state(2))
+    (out_bte * torch.randn(out_bte.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
+    assert [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@every_encoder
+def test_frames_that_do_not_fill_an_encoder_frame_are_our_own_mistake(name: str, options: dict[str, Any]) -> None:
+    encoder = make(name, options)
+    if encoder.reduction > 1:
+        with pytest.raises(AssertionError, match="not a multiple"):
+            encoder.step(features(1, encoder.reduction + 1), encoder.init_state(1))
+
+
+@pytest.mark.parametrize("options", [{"layers": 0}, {"stack": 0}, {"reduce_after": [5]}, {"reduce_after": [0]}])
+def test_lstm_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="lstm encoder: reduce_after .* do not fit"):
+        make_encoder("lstm", options, MELS)

@@ -1,0 +1,102 @@
+"""The model around the loss: normalisation, the losses of padded batches, and the predictor's steps."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional
+
+from asr.transducer import BLANK, Transducer, TransducerConfig
+
+MakeModel = Callable[..., Transducer]
+
+
+def test_normalisation_gives_mean_0_and_variance_1(make_model: MakeModel) -> None:
+    feats_btf = torch.randn(2, 500, 8) * torch.arange(1.0, 9.0) + 3
+    model = make_model()
+    model.set_normalisation(feats_btf.mean((0, 1)), feats_btf.var((0, 1), correction=0))
+    normal_btf = model.normalise(feats_btf)
+    torch.testing.assert_close(normal_btf.mean((0, 1)), torch.zeros(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normal_btf.var((0, 1), correction=0), torch.ones(8), rtol=0, atol=1e-4)
+
+
+def test_a_mel_that_never_changes_stays_finite(make_model: MakeModel) -> None:
+    model = make_model()
+    model.set_normalisation(torch.full((8,), -15.9), torch.zeros(8))
+    assert model.normalise(torch.full((1, 4, 8), -15.9)).isfinite().all()
+
+
+def test_the_losses_of_a_batch_are_the_means_of_its_utterances(make_model: MakeModel) -> None:
+    model = make_model()
+    lens, target_lens = [31, 12, 20], [4, 0, 2]
+    feats_btf, targets_bu = torch.randn(3, 31, 8), torch.randint(1, 12, (3, 4))
+    for b, frames in enumerate(lens):
+        feats_btf[b, frames:] = 0
+    together = model(feats_btf, torch.tensor(lens), targets_bu, torch.tensor(target_lens))
+    alone = [
+        model(feats_btf[b : b + 1, :t], torch.tensor([t]), targets_bu[b : b + 1, :u], torch.tensor([u]))
+        for b, (t, u) in enumerate(zip(lens, target_lens, strict=True))
+    ]
+    torch.testing.assert_close(together.transducer, torch.stack([x.transducer for x in alone]).mean())
+    torch.testing.assert_close(together.ctc, torch.stack([x.ctc for x in alone]).mean())
+
+
+def test_the_loss_is_that_of_the_models_own_logits(make_model: MakeModel) -> None:
+    """One frame and one token leave two alignments' worth of terms: -log p(token | start) p(blank | token)."""
+    model = make_model()
+    feats_btf = torch.randn(1, model.encoder.reduction, 8)
+    enc_bj = model.enc_joint(model.encode(feats_btf, torch.tensor([feats_btf.shape[1]]))[0])[:, 0]
+    start, token_b = model.start(1), torch.tensor([5])
+    after = model.advance(token_b, start, torch.tensor([True]))
+    first, second = (model.logits(enc_bj, s).log_softmax(1)[0] for s in (start, after))
+    losses = model(feats_btf, torch.tensor([feats_btf.shape[1]]), token_b[:, None], torch.tensor([1]))
+    torch.testing.assert_close(losses.transducer, -(first[5] + second[BLANK]))
+
+
+def test_every_parameter_learns(make_model: MakeModel) -> None:
+    model = make_model()
+    losses = model(torch.randn(2, 30, 8), torch.tensor([30, 18]), torch.randint(1, 12, (2, 4)), torch.tensor([4, 3]))
+    (losses.transducer + losses.ctc).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_more_tokens_than_frames_do_not_break_ctc(make_model: MakeModel) -> None:
+    model = make_model()
+    losses = model(torch.randn(1, 6, 8), torch.tensor([6]), torch.full((1, 5), 3), torch.tensor([5]))
+    (losses.transducer + losses.ctc).backward()
+    assert losses.ctc == 0 and losses.transducer.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_without_a_ctc_head_its_loss_is_0() -> None:
+    model = Transducer(TransducerConfig(encoder_options={"hidden": 8, "projection": 8}, ctc=False), mels=8, vocab=6)
+    losses = model(torch.randn(1, 12, 8), torch.tensor([12]), torch.tensor([[1, 2]]), torch.tensor([2]))
+    assert losses.ctc == 0 and losses.transducer > 0
+    assert not any(name.startswith("ctc") for name in model.state_dict())
+
+
+def test_steps_of_the_predictor_equal_one_pass(make_model: MakeModel) -> None:
+    model = make_model()
+    tokens_bu = torch.randint(1, 12, (2, 6))
+    whole_bup, _ = model.predictor(functional.pad(tokens_bu, (1, 0), value=BLANK), None)
+    state, everywhere = model.start(2), torch.tensor([True, True])
+    outs = [state.joint_bj]
+    for u in range(6):
+        state = model.advance(tokens_bu[:, u], state, everywhere)
+        outs.append(state.joint_bj)
+    torch.testing.assert_close(torch.stack(outs, 1), model.pred_joint(whole_bup), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", [[True, False, True], [False, False, False], [False, True, False]])
+def test_advance_moves_only_the_streams_it_is_told_to(make_model: MakeModel, where: list[bool]) -> None:
+    model = make_model()
+    start = model.advance(torch.tensor([1, 2, 3]), model.start(3), torch.tensor([True] * 3))
+    tokens_b = torch.tensor([4, 5, 6])
+    all_moved = model.advance(tokens_b, start, torch.tensor([True] * 3))
+    some_moved = model.advance(tokens_b, start, torch.tensor(where))
+    for b, moved in enumerate(where):
+        expected = all_moved if moved else start
+        assert torch.equal(some_moved.h[:, b], expected.h[:, b])
+        assert torch.equal(some_moved.c[:, b], expected.c[:, b])
+        assert torch.equal(some_moved.joint_bj[b], expected.joint_bj[b])
+        assert not torch.equal(all_moved.joint_bj[b], start.joint_bj[b])
