@@ -89,7 +89,7 @@ class _Transducer(torch.autograd.Function):
         enc, pred = enc_btj.flatten(0, 1), pred_buj.flatten(0, 1)
         weight = weight_vj.bfloat16() if precision == "bf16" else weight_vj
         blank_n, token_n, norm_n = (enc.new_empty(len(points.b)) for _ in range(3))
-        step = max(1, CHUNK_LOGITS // len(weight))
+        step = max(1, CHUNK_LOGITS // max(weight.shape))
         for start in range(0, len(points.b), step):
             part = slice(start, start + step)
             hidden_nj = torch.tanh(enc[points.enc_row[part]] + pred[points.pred_row[part]])
@@ -113,7 +113,7 @@ class _Transducer(torch.autograd.Function):
         d_enc, d_pred, d_weight, d_bias = (torch.zeros_like(x) for x in (enc, pred, weight_vj, bias_v))
         kept = ((post_blank_n + post_token_n) > eps).nonzero()[:, 0]
         scale_n = grad_b[points.b]
-        step = max(1, CHUNK_LOGITS // len(weight))
+        step = max(1, CHUNK_LOGITS // max(weight.shape))
         for start in range(0, len(kept), step):
             at = kept[start : start + step]
             enc_row, pred_row = points.enc_row[at], points.pred_row[at]

@@ -71,6 +71,7 @@ def prepare(args: argparse.Namespace) -> Session:
         config, out, rank, world, device, bundle, model, _optimiser(model, config.optim), corpus, usable, left_out,
         dev, identity, Position(),
     )  # fmt: skip
+    epoch_plan(session, session.position.epoch)  # a budget that does not fit is said before the folder is touched
     _resume_or_start(args, session)
     if world > 1:
         session.trained = nn.parallel.DistributedDataParallel(model)

@@ -55,7 +55,8 @@ def step(bundle: Bundle, samples: np.ndarray, state: StreamState) -> tuple[list[
     whole = len(feats_tf) - len(feats_tf) % bundle.model.encoder.reduction
     normal_btf = bundle.model.normalise(torch.from_numpy(feats_tf[None, :whole]))
     words, encoder, decoder, open_word = _recognise(bundle, normal_btf, state)
-    return words, StreamState(samples_state, feats_tf[whole:], encoder, decoder, open_word)
+    rest_tf = feats_tf[whole:].copy()  # a view would keep the whole chunk's features alive
+    return words, StreamState(samples_state, rest_tf, encoder, decoder, open_word)
 
 
 @torch.inference_mode()
@@ -68,7 +69,7 @@ def finish(bundle: Bundle, state: StreamState) -> list[Word]:
     normal_btf = bundle.model.normalise(torch.from_numpy(state.feats_tf[None]))
     closing = bundle.model.closing_frames(len(state.feats_tf))
     words, _, _, open_word = _recognise(bundle, functional.pad(normal_btf, (0, 0, 0, closing)), state)
-    return [*words, _word(bundle, open_word)] if open_word else words
+    return words + _finished(bundle, open_word)
 
 
 def _recognise(
@@ -84,7 +85,7 @@ def _recognise(
     open_word = list(state.word)
     for token in tokens:
         if open_word and bundle.tokenizer.starts_word(token.id):
-            words.append(_word(bundle, open_word))
+            words += _finished(bundle, open_word)
             open_word = []
         open_word.append(token)
     return words, encoder, decoder, open_word
@@ -99,6 +100,8 @@ def _without_onednn() -> Iterator[None]:
             yield
 
 
-def _word(bundle: Bundle, tokens: list[Token]) -> Word:
+def _finished(bundle: Bundle, tokens: list[Token]) -> list[Word]:
+    """The word of these tokens; none when they are a word mark alone, which a model may emit twice in a row."""
+    text = bundle.tokenizer.decode([t.id for t in tokens]).strip()
     frame_s = bundle.model.encoder.reduction * bundle.spec.frame_s
-    return Word(bundle.tokenizer.decode([t.id for t in tokens]).strip(), (tokens[-1].frame + 1) * frame_s)
+    return [Word(text, (tokens[-1].frame + 1) * frame_s)] if text else []

@@ -31,9 +31,7 @@ class TransducerConfig:
     predictor_projection: int = 256
     predictor_dropout: float = 0.0
     joint: int = 256
-    tail_frames: int = (
-        0  # encoder frames of mean input behind the end of an utterance, in which the last words come out
-    )
+    tail_frames: int = 0  # encoder frames of mean input behind an utterance, in which its last words come out
     ctc: bool = True  # a CTC head on the encoder, used in training only
 
 

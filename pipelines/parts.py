@@ -65,7 +65,7 @@ def plan_shards(
     splits = sorted({u.split for u in utterances})
     for first, second in itertools.combinations(splits, 2):
         if _safe(first) == _safe(second):
-            raise ValueError(f"splits {first!r} and {second!r}: their shards would share names; write one with --splits")
+            raise ValueError(f"splits {first!r} and {second!r}: their shards would share names; choose with --splits")
     for split in splits:
         mixed = sorted((u for u in utterances if u.split == split), key=lambda u: _hash(u.id))
         for number, group in enumerate(_cut(mixed, spec, shard_bytes)):

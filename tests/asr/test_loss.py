@@ -48,9 +48,11 @@ def make_case(
         (vocab, joint),
         (vocab,),
     ]
-    leaves = [(scale * torch.randn(s, generator=draw, dtype=torch.float64)).to(dtype).requires_grad_() for s in shapes]
+    enc, pred, weight, bias = (
+        (scale * torch.randn(s, generator=draw, dtype=torch.float64)).to(dtype).requires_grad_() for s in shapes
+    )
     targets = torch.randint(1, vocab, (len(enc_lens), max(target_lens)), generator=draw)
-    return Case(*leaves, targets, torch.tensor(enc_lens), torch.tensor(target_lens))
+    return Case(enc, pred, weight, bias, targets, torch.tensor(enc_lens), torch.tensor(target_lens))
 
 
 def log_probs(case: Case, b: int) -> Tensor:
@@ -147,8 +149,12 @@ def test_value_and_gradient_are_torchaudios(blank: int) -> None:
 
 def test_gradcheck() -> None:
     case = make_case([3, 2], [2, 1], vocab=4)
-    lens = case.targets_bu, case.enc_lens_b, case.target_lens_b
-    assert torch.autograd.gradcheck(lambda *x: transducer_loss(*x, *lens, eps=0.0, reduction="none"), case.leaves)
+
+    def losses(enc_btj: Tensor, pred_buj: Tensor, weight_vj: Tensor, bias_v: Tensor) -> Tensor:
+        lens = case.enc_lens_b, case.target_lens_b
+        return transducer_loss(enc_btj, pred_buj, weight_vj, bias_v, case.targets_bu, *lens, eps=0.0, reduction="none")
+
+    assert torch.autograd.gradcheck(losses, case.leaves)
 
 
 def test_what_lies_behind_the_ends_has_no_influence_and_no_gradient() -> None:

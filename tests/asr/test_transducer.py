@@ -26,6 +26,28 @@ def test_a_mel_that_never_changes_stays_finite(make_model: MakeModel) -> None:
     assert model.normalise(torch.full((1, 4, 8), -15.9)).isfinite().all()
 
 
+@pytest.mark.parametrize("tail_frames", [0, 3])
+def test_an_utterance_is_closed_alike_for_numbers_tensors_and_features(make_model: MakeModel, tail_frames: int) -> None:
+    model = make_model(tail_frames=tail_frames)
+    reduction = model.encoder.reduction
+    for frames in range(1, 2 * reduction + 2):
+        expected = -(-frames // reduction) + tail_frames
+        assert model.encoder_frames(frames) == int(model.encoder_frames(torch.tensor(frames))) == expected
+        assert model.closing_frames(frames) == expected * reduction - frames
+        enc_bte, enc_lens_b = model.encode(torch.randn(1, frames, 8), torch.tensor([frames]))
+        assert enc_bte.shape[1] == int(enc_lens_b) == expected
+
+
+@pytest.mark.parametrize("tail_frames", [0, 3])
+def test_every_utterance_of_a_batch_has_its_own_tail(make_model: MakeModel, tail_frames: int) -> None:
+    model = make_model(tail_frames=tail_frames)
+    feats_btf = torch.randn(2, 40, 8)
+    feats_btf[1, 7:] = 0
+    together, enc_lens_b = model.encode(feats_btf, torch.tensor([40, 7]))
+    alone, _ = model.encode(feats_btf[1:, :7], torch.tensor([7]))
+    torch.testing.assert_close(together[1, : enc_lens_b[1]], alone[0], rtol=0, atol=1e-5)
+
+
 def test_the_losses_of_a_batch_are_the_means_of_its_utterances(make_model: MakeModel) -> None:
     model = make_model()
     lens, target_lens = [31, 12, 20], [4, 0, 2]
@@ -37,8 +59,10 @@ def test_the_losses_of_a_batch_are_the_means_of_its_utterances(make_model: MakeM
         model(feats_btf[b : b + 1, :t], torch.tensor([t]), targets_bu[b : b + 1, :u], torch.tensor([u]))
         for b, (t, u) in enumerate(zip(lens, target_lens, strict=True))
     ]
-    torch.testing.assert_close(together.transducer, torch.stack([x.transducer for x in alone]).mean())
-    torch.testing.assert_close(together.ctc, torch.stack([x.ctc for x in alone]).mean())
+    torch.testing.assert_close(
+        together.transducer, torch.stack([x.transducer for x in alone]).mean(), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(together.ctc, torch.stack([x.ctc for x in alone]).mean(), rtol=1e-5, atol=0)
 
 
 def test_the_loss_is_that_of_the_models_own_logits(make_model: MakeModel) -> None:
@@ -50,7 +74,7 @@ def test_the_loss_is_that_of_the_models_own_logits(make_model: MakeModel) -> Non
     after = model.advance(token_b, start, torch.tensor([True]))
     first, second = (model.logits(enc_bj, s).log_softmax(1)[0] for s in (start, after))
     losses = model(feats_btf, torch.tensor([feats_btf.shape[1]]), token_b[:, None], torch.tensor([1]))
-    torch.testing.assert_close(losses.transducer, -(first[5] + second[BLANK]))
+    torch.testing.assert_close(losses.transducer, -(first[5] + second[BLANK]), rtol=1e-5, atol=0)
 
 
 def test_every_parameter_learns(make_model: MakeModel) -> None:
@@ -84,7 +108,7 @@ def test_steps_of_the_predictor_equal_one_pass(make_model: MakeModel) -> None:
     for u in range(6):
         state = model.advance(tokens_bu[:, u], state, everywhere)
         outs.append(state.joint_bj)
-    torch.testing.assert_close(torch.stack(outs, 1), model.pred_joint(whole_bup), rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.stack(outs, 1), model.pred_joint(whole_bup), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("where", [[True, False, True], [False, False, False], [False, True, False]])

@@ -1,0 +1,53 @@
+# make demo: from nothing to a recogniser that has heard only synthetic speech. make test: the whole test suite.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count() or 1))')
+HOURS ?= 2
+export OMP_NUM_THREADS = 1
+export OPENBLAS_NUM_THREADS = 1
+
+.PHONY: help install demo test test-slow lint format clean-demo
+
+help:
+	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (about 10 minutes)"
+	@echo "make test    the test suite (under 5 minutes)"
+	@echo "make lint    ruff and mypy"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/prepare-corpus demo --hours $(HOURS) --out manifests/demo
+	$(BIN)/build-vocab --manifest manifests/demo --size 128 --out vocab/demo
+	$(BIN)/write-shards --manifest manifests/demo --out shards/demo
+	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) --module asr.train --config tiny \
+		--shards shards/demo/urls-train.txt --dev-shards shards/demo/urls-dev.txt \
+		--vocab vocab/demo/bpe-128.model --out runs/demo --resume
+	$(BIN)/evaluate-asr --bundle runs/demo/best --shards shards/demo/urls-test.txt
+	@file=$$(find manifests/demo/corpus/LibriSpeech/test -name '*.flac' | sort | head -n 1); \
+	said=$$(grep -h "^$$(basename $$file .flac) " $$(dirname $$file)/*.trans.txt | cut -d' ' -f2- | tr A-Z a-z); \
+	echo "$$file"; echo "reference:  $$said"; printf 'recognised: '; $(BIN)/transcribe $$file --bundle runs/demo/best
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy asr shards manifests pipelines configs
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean-demo:
+	rm -rf manifests/demo vocab/demo shards/demo runs/demo

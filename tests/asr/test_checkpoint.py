@@ -1,0 +1,247 @@
+"""A bundle comes back as it was, refuses to be anything else, and survives a kill at any point of its writing."""
+
+import copy
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from asr import checkpoint, tokenizer
+from asr.checkpoint import FACTS, TRAINING_FACTS, TRAINING_TENSORS, VOCAB, WEIGHTS, Bundle
+from asr.tokenizer import Tokenizer
+from asr.transducer import Transducer
+from manifests import storage
+
+Training = tuple[dict[str, Tensor], dict[str, object]]
+
+
+@pytest.fixture
+def saved(bundle: Bundle, tmp_path: Path) -> Path:
+    checkpoint.save(str(tmp_path / "last"), bundle)
+    return tmp_path / "last"
+
+
+def with_step(bundle: Bundle, step: int) -> Bundle:
+    return Bundle(bundle.model, bundle.tokenizer, bundle.spec, {"step": step})
+
+
+def loaded_step(folder: Path) -> int:
+    return int(checkpoint.load(str(folder)).facts["step"])
+
+
+def trained(model: Transducer, steps: int, optimiser: torch.optim.Optimizer) -> None:
+    for seed in range(steps):
+        feats_btf = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(seed))
+        optimiser.zero_grad()
+        losses = model(feats_btf, torch.tensor([24, 18]), torch.tensor([[2, 3, 4], [5, 6, 7]]), torch.tensor([3, 2]))
+        (losses.transducer + losses.ctc).backward()
+        optimiser.step()
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        checkpoint.load(str(folder))
+    message = str(caught.value)
+    assert "\n" not in message and str(folder) in message
+    return message
+
+
+def test_a_bundle_comes_back_as_it_was(bundle: Bundle, saved: Path) -> None:
+    back = checkpoint.load(str(saved))
+    assert (back.spec, back.facts, back.model.config) == (bundle.spec, bundle.facts, bundle.model.config)
+    assert back.tokenizer.model_bytes == bundle.tokenizer.model_bytes
+    assert not back.model.training
+    for (name, ours), (other, theirs) in zip(
+        bundle.model.state_dict().items(), back.model.state_dict().items(), strict=True
+    ):
+        assert name == other and torch.equal(ours, theirs)
+    feats_btf, lens_b = torch.randn(2, 24, 16), torch.tensor([24, 18])
+    with torch.inference_mode():
+        ours, theirs = (
+            m.logits(m.enc_joint(m.encode(m.normalise(feats_btf), lens_b)[0][:, 1]), m.start(2))
+            for m in (bundle.model, back.model)
+        )
+    assert torch.equal(ours, theirs)
+
+
+def test_the_same_bundle_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        checkpoint.save(str(tmp_path / name), bundle)
+    for file in (WEIGHTS, VOCAB, FACTS):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_a_bundle_moves_and_is_read_by_url(bundle: Bundle, saved: Path, tmp_path: Path) -> None:
+    shutil.move(saved, tmp_path / "elsewhere")
+    assert checkpoint.load(f"file://{tmp_path}/elsewhere").facts == bundle.facts
+
+
+def test_no_file_of_a_bundle_is_a_pickle(bundle: Bundle, tmp_path: Path) -> None:
+    model = copy.deepcopy(bundle.model)
+    optimiser = torch.optim.AdamW(model.parameters())
+    trained(model, 1, optimiser)
+    training = checkpoint.optimiser_tensors(model, optimiser), {"epoch": 1}
+    checkpoint.save(str(tmp_path / "last"), bundle, training)
+    contents = {path.name: path.read_bytes() for path in (tmp_path / "last").iterdir()}
+    assert set(contents) == {WEIGHTS, VOCAB, FACTS, TRAINING_TENSORS, TRAINING_FACTS}
+    for name, data in contents.items():
+        assert not data.startswith(b"\x80") and not zipfile.is_zipfile(io.BytesIO(data)), name
+        if name.endswith(".json"):
+            json.loads(data)
+        elif name.endswith(".safetensors"):
+            safetensors.torch.load(data)
+        else:
+            Tokenizer(data)
+
+
+@pytest.mark.parametrize("place", [0, 9, 500, -1])
+def test_a_flipped_bit_in_the_weights_is_refused(saved: Path, place: int) -> None:
+    data = bytearray((saved / WEIGHTS).read_bytes())
+    data[place] ^= 1
+    (saved / WEIGHTS).write_bytes(data)
+    assert WEIGHTS in refusal(saved) and "altered" in refusal(saved)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, VOCAB, FACTS])
+@pytest.mark.parametrize("kept_bytes", [0, 20])
+def test_a_file_that_is_cut_short_is_refused(saved: Path, name: str, kept_bytes: int) -> None:
+    (saved / name).write_bytes((saved / name).read_bytes()[:kept_bytes])
+    assert name in refusal(saved)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, VOCAB, FACTS])
+def test_a_missing_file_is_refused(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    assert f"no {name}" in refusal(saved)
+
+
+def test_another_vocab_of_the_same_size_is_refused(saved: Path) -> None:
+    texts = ["one two three four", "five six seven eight nine", "ten eleven twelve"]
+    ours = Tokenizer.load(str(saved / VOCAB))
+    (saved / VOCAB).write_bytes(tokenizer.train(texts, "bpe", ours.size, byte_fallback=False))
+    assert "not the vocabulary" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("model", {"joint": 17}, "does not fit the model"),
+        ("model", {"joind": 16}, "unknown key joind .did you mean joint"),
+        ("model", {"encoder": "none"}, "model.encoder is 'none'"),
+        ("frontend", {"mels": "many"}, "mels is 'many'"),
+    ],
+)
+def test_facts_that_do_not_fit_are_refused(saved: Path, part: str, values: dict[str, object], message: str) -> None:
+    facts = json.loads((saved / FACTS).read_text())
+    facts[part] |= values
+    (saved / FACTS).write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=message) as caught:
+        checkpoint.load(str(saved))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_version_is_refused(saved: Path) -> None:
+    facts = json.loads((saved / FACTS).read_text())
+    (saved / FACTS).write_text(json.dumps(facts | {"version": 99}))
+    assert "version 99" in refusal(saved)
+
+
+def test_a_newer_bundle_takes_the_place_of_an_older_one(bundle: Bundle, saved: Path, tmp_path: Path) -> None:
+    (saved / "of_the_old_one").write_text("")
+    checkpoint.save(str(saved), with_step(bundle, 8))
+    assert loaded_step(saved) == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+    assert not (saved / "of_the_old_one").exists()
+
+
+def after_kill(point: str, bundle: Bundle, folder: Path) -> int:
+    """Leave what `save` of step 8 over step 7 leaves when it is killed there; the step that must come back."""
+    checkpoint.save(str(folder), with_step(bundle, 7))
+    staged, previous = folder.with_name(storage.STAGING + folder.name), folder.with_name(folder.name + ".previous")
+    newer = folder.with_name("newer")
+    checkpoint.save(str(newer), with_step(bundle, 8))
+    newer.rename(staged)
+    if point == "half staged":
+        (staged / FACTS).unlink()
+    if point == "half of an older previous deleted":
+        shutil.copytree(folder, previous)
+        (previous / WEIGHTS).unlink()
+    if point in ("old one moved away", "new one in place", "half of the previous deleted"):
+        folder.rename(previous)
+    if point in ("new one in place", "half of the previous deleted"):
+        staged.rename(folder)
+    if point == "half of the previous deleted":
+        (previous / FACTS).unlink()
+    return 8 if point in ("new one in place", "half of the previous deleted") else 7
+
+
+KILLS = [
+    "half staged", "all staged", "half of an older previous deleted", "old one moved away", "new one in place",
+    "half of the previous deleted",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_settle_mends_what_a_kill_left(bundle: Bundle, tmp_path: Path, point: str) -> None:
+    folder = tmp_path / "last"
+    step = after_kill(point, bundle, folder)
+    for _ in range(2):  # a second time there is nothing to do
+        checkpoint.settle(str(folder))
+        assert loaded_step(folder) == step
+        assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_save_goes_on_from_what_a_kill_left(bundle: Bundle, tmp_path: Path, point: str) -> None:
+    folder = tmp_path / "last"
+    after_kill(point, bundle, folder)
+    checkpoint.save(str(folder), with_step(bundle, 9))
+    assert loaded_step(folder) == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_settle_of_nothing_makes_nothing(tmp_path: Path) -> None:
+    checkpoint.settle(str(tmp_path / "last"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_restored_optimiser_takes_the_same_next_steps(bundle: Bundle, tmp_path: Path) -> None:
+    def fresh(model: Transducer) -> tuple[Transducer, torch.optim.Optimizer]:
+        return model, torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), foreach=True)
+
+    model, optimiser = fresh(copy.deepcopy(bundle.model))
+    trained(model, 3, optimiser)
+    training: Training = checkpoint.optimiser_tensors(model, optimiser), {"epoch": 2, "best_wer": None}
+    checkpoint.save(str(tmp_path / "last"), Bundle(model, bundle.tokenizer, bundle.spec, {}), training)
+    trained(model, 2, optimiser)
+
+    tensors, facts = checkpoint.load_training(str(tmp_path / "last"))
+    assert facts == {"epoch": 2, "best_wer": None}
+    resumed, again = fresh(checkpoint.load(str(tmp_path / "last")).model)
+    checkpoint.restore_optimiser(resumed, again, tensors)
+    trained(resumed, 2, again)
+    for (name, ours), theirs in zip(model.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    ours_after, theirs_after = (checkpoint.optimiser_tensors(*pair) for pair in ((model, optimiser), (resumed, again)))
+    assert ours_after.keys() == theirs_after.keys()
+    assert all(torch.equal(value, theirs_after[key]) for key, value in ours_after.items())
+
+
+def test_an_optimisers_state_goes_to_the_device_of_its_parameters(make_model: Callable[..., Transducer]) -> None:
+    """The meta device stands for a GPU. AdamW wants its step counts on the CPU wherever the parameters are."""
+    model = make_model(mels=16)
+    optimiser = torch.optim.AdamW(model.parameters())
+    trained(model, 1, optimiser)
+    tensors = checkpoint.optimiser_tensors(model, optimiser)
+    elsewhere = make_model(mels=16).to("meta")
+    restored = torch.optim.AdamW(elsewhere.parameters())
+    checkpoint.restore_optimiser(elsewhere, restored, tensors)
+    devices = {(key, value.device.type) for state in restored.state.values() for key, value in state.items()}
+    assert devices == {("step", "cpu"), ("exp_avg", "meta"), ("exp_avg_sq", "meta")}

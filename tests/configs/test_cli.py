@@ -1,0 +1,99 @@
+"""What all commands share."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs import cli
+
+Printed = pytest.CaptureFixture[str]
+
+
+def run(body: Callable[[argparse.Namespace], object], *argv: str) -> int:
+    parser = argparse.ArgumentParser(prog="bake")
+    cli.add_json(parser)
+    return cli.run(body, parser, list(argv))
+
+
+def raises(error: BaseException) -> Callable[[argparse.Namespace], None]:
+    def body(args: argparse.Namespace) -> None:
+        print("working")
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("no flour; buy some"), 1, "no flour; buy some"),
+        (EOFError("a.tar: cut short"), 1, "a.tar: cut short"),
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on from here"),
+        (FileNotFoundError(2, "No such file", "a.wav"), 1, "a.wav: no such file or folder"),
+        (FileNotFoundError("s3://b/a is not there"), 1, "s3://b/a is not there"),
+        (PermissionError(13, "Permission denied", "/root/a"), 1, "/root/a: Permission denied"),
+        (OSError(28, "No space left", "/full/a"), 1,
+         "/full/a: no space left on the device; free some and repeat the command, it goes on from here"),
+        (OSError("timed out"), 1, "timed out"),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_mend_is_one_line_and_an_exit_code(
+    capsys: Printed, error: BaseException, code: int, line: str
+) -> None:
+    assert run(raises(error)) == code
+    printed = capsys.readouterr()
+    assert printed.err == f"bake: error: {line}\n" and printed.out == "working\n"
+
+
+@pytest.mark.parametrize("error", [AssertionError("a defect"), KeyError("x"), TypeError("y")])
+def test_our_own_mistakes_are_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run(raises(error))
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(capsys: Printed) -> None:
+    assert run(raises(BrokenPipeError())) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_real_file_that_is_not_there_is_named(tmp_path: Path, capsys: Printed) -> None:
+    assert run(lambda args: (tmp_path / "gone").read_bytes()) == 1
+    assert capsys.readouterr().err == f"bake: error: {tmp_path / 'gone'}: no such file or folder\n"
+
+
+def test_an_unknown_option_is_exit_code_2() -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(lambda args: None, "--jason")
+    assert stop.value.code == 2
+
+
+def done(args: argparse.Namespace) -> None:
+    cli.say(args, "baking")
+    cli.summary(args, {"loaves": 3, "name": "brød"}, "3 loaves")
+
+
+def test_a_person_reads_text_and_a_program_pure_json(capsys: Printed) -> None:
+    assert run(done) == 0
+    assert capsys.readouterr() == ("baking\n3 loaves\n", "")
+    assert run(done, "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"loaves": 3, "name": "brød"} and printed.err == "baking\n"
+
+
+def test_a_table_lines_up() -> None:
+    table = cli.table(["split", "hours"], [["train", "1.00"], ["d", "100.00"]])
+    assert table == "split   hours\ntrain    1.00\nd      100.00"
+
+
+def test_one_thread_sets_what_is_not_set() -> None:
+    code = "import os; from configs import cli; cli.one_thread(); print(os.environ['OMP_NUM_THREADS'], " \
+           "os.environ['OPENBLAS_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])"  # fmt: skip
+    environ = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | {"OMP_NUM_THREADS": "3"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "3 1 1\n"

@@ -1,0 +1,106 @@
+"""The same calls in this process and over Ray, which is started once for this file."""
+
+import functools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from manifests import storage
+from manifests.schema import Utterance
+from pipelines import executors
+from pipelines.executors import Run
+from pipelines.parts import PART_UTTERANCES, join_shard, plan_shards, write_part
+from shards.spec import FrontendSpec
+
+
+@pytest.fixture(scope="module")
+def ray_run() -> Iterator[Run]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this file's functions by its name
+        with executors.executor(1) as run:
+            yield run
+
+
+@pytest.fixture(params=["inline", "ray"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    if request.param == "ray":
+        yield request.getfixturevalue("ray_run")
+    else:
+        with executors.executor(0) as inline:
+            yield inline
+
+
+def power(exponent: int, base: int) -> int:
+    return base**exponent
+
+
+def test_every_item_gives_its_position_and_result_once(run: Run) -> None:
+    assert sorted(run(functools.partial(power, 2), range(10, 40))) == [(i, (10 + i) ** 2) for i in range(30)]
+    assert list(run(functools.partial(power, 2), [])) == []
+
+
+def reject(item: int) -> int:
+    if item == 3:
+        raise ValueError(f"item {item} is bad")
+    return item
+
+
+def fill(path: str) -> None:
+    with storage.atomic_write(path) as file:
+        file.write(b"x")
+        raise OSError(28, "No space left on device", path)
+
+
+def test_an_error_arrives_as_the_task_raised_it(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^item 3 is bad$"):
+        list(run(reject, range(6)))
+    with pytest.raises(OSError, match="No space left") as err:
+        list(run(fill, [str(tmp_path / "a")]))
+    assert (err.value.errno, err.value.filename) == (28, str(tmp_path / "a"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def die_once(marker: str) -> str:
+    if not storage.exists(marker):
+        storage.write_text(marker, "was here")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def test_a_task_whose_worker_died_is_repeated(ray_run: Run, tmp_path: Path) -> None:
+    markers = [str(tmp_path / name) for name in ("a", "b")]
+    assert sorted(ray_run(die_once, markers)) == [(0, "done"), (1, "done")]
+
+
+def threads(_: int) -> list[str | None]:
+    return [os.environ.get(name) for name in executors.THREADS]
+
+
+def test_ray_workers_are_other_processes_with_one_blas_thread(ray_run: Run) -> None:
+    ((_, pid),) = ray_run(lambda _: os.getpid(), [0])
+    assert pid != os.getpid()
+    assert list(ray_run(threads, [0])) == [(0, ["1", "1", "1"])]
+
+
+def test_shards_of_one_ray_worker_are_those_of_this_process(
+    ray_run: Run, tmp_path: Path, corpus: Callable[..., list[Utterance]]
+) -> None:
+    utterances = corpus(tmp_path / "corpus", 2 * PART_UTTERANCES + 5, duration_s=0.2)
+    tars = []
+    with executors.executor(0) as inline:
+        for name, run in (("inline", inline), ("ray", ray_run)):
+            out = str(tmp_path / name)
+            shards = plan_shards(utterances, FrontendSpec(), 100_000, out, storage.join(out, "parts"))
+            assert len(shards) > 1
+            done = list(run(write_part, [part for shard in shards for part in shard.parts]))
+            assert sum(written.utterances for _, written in done) == len(utterances)
+            assert len(list(run(join_shard, shards))) == len(shards)
+            tars.append({Path(uri).name: Path(uri).read_bytes() for uri, _ in storage.list_files(out)})
+    assert tars[0] == tars[1]
+
+
+def test_cores_are_those_this_process_may_use() -> None:
+    assert executors.cores() == len(os.sched_getaffinity(0)) >= 1
