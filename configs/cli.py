@@ -3,7 +3,6 @@
 import argparse
 import errno
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -64,9 +63,3 @@ def table(header: list[str], rows: list[list[str]]) -> str:
         for row in [header, *rows]
     ]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def one_thread() -> None:
-    """One BLAS thread for this process and its children; call before numpy or torch is imported."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")

@@ -63,20 +63,21 @@ def log_probs(case: Case, b: int) -> Tensor:
     return torch.log_softmax(hidden_tuj @ weight.T + bias, -1)
 
 
-def plain_loss(case: Case, blank: int = 0) -> Tensor:
-    """[b] by Graves' forward recursion, one lattice point after the other."""
-    losses = []
-    for b in range(len(case.enc_btj)):
-        logp_tuv = log_probs(case, b)
-        alpha: dict[tuple[int, int], Tensor] = {(0, 0): logp_tuv.new_zeros(())}
-        for t, u in itertools.product(*map(range, logp_tuv.shape[:2])):
-            ways = [alpha[t - 1, u] + logp_tuv[t - 1, u, blank]] if t else []
-            ways += [alpha[t, u - 1] + logp_tuv[t, u - 1, case.targets_bu[b, u - 1]]] if u else []
-            if ways:
-                alpha[t, u] = torch.stack(ways).logsumexp(0)
-        last = logp_tuv.shape[0] - 1, logp_tuv.shape[1] - 1
-        losses.append(-(alpha[last] + logp_tuv[*last, blank]))
-    return torch.stack(losses)
+def recursion(logp_tuv: Tensor, targets_u: Tensor, blank: int = 0) -> Tensor:
+    """Loss of one utterance by Graves' forward recursion, one lattice point after the other."""
+    alpha: dict[tuple[int, int], Tensor] = {(0, 0): logp_tuv.new_zeros(())}
+    for t, u in itertools.product(*map(range, logp_tuv.shape[:2])):
+        ways = [alpha[t - 1, u] + logp_tuv[t - 1, u, blank]] if t else []
+        ways += [alpha[t, u - 1] + logp_tuv[t, u - 1, targets_u[u - 1]]] if u else []
+        if ways:
+            alpha[t, u] = torch.stack(ways).logsumexp(0)
+    last = logp_tuv.shape[0] - 1, logp_tuv.shape[1] - 1
+    return -(alpha[last] + logp_tuv[*last, blank])
+
+
+def plain_loss(case: Case) -> Tensor:
+    """[b], by definition."""
+    return torch.stack([recursion(log_probs(case, b), case.targets_bu[b]) for b in range(len(case.enc_btj))])
 
 
 def enumerated_loss(case: Case, b: int) -> Tensor:
@@ -182,6 +183,20 @@ def test_huge_logits_stay_finite(where: str, dtype: torch.dtype) -> None:
     assert plain.max() > 1e4
     torch.testing.assert_close(ours.double(), plain, rtol=1e-5, atol=1e-5)
     assert all(g.isfinite().all() for g in gradients(ours, case))
+
+
+@pytest.mark.parametrize("eps", [1e-1, 1e-2, 1e-4])
+def test_a_sparse_gradient_lacks_the_points_of_at_most_eps_and_no_others(eps: float) -> None:
+    case = make_case([12], [5], vocab=6, joint=4)
+    logp_tuv = log_probs(case, 0)
+    apart_tuv = logp_tuv.detach().requires_grad_()
+    (minus_posterior_tuv,) = torch.autograd.grad(recursion(apart_tuv, case.targets_bu[0]), apart_tuv)
+    kept_tu = -minus_posterior_tuv.sum(2) > eps
+    assert 0 < kept_tu.sum() < kept_tu.numel()
+    expected = torch.autograd.grad((minus_posterior_tuv * kept_tu[:, :, None] * logp_tuv).sum(), case.leaves)
+    ours = gradients(transducer_loss(*case.all, eps=eps, reduction="none"), case)
+    for mine, theirs in zip(ours, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("eps", [1e-2, 1e-4])

@@ -2,9 +2,6 @@
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,11 +86,3 @@ def test_a_person_reads_text_and_a_program_pure_json(capsys: Printed) -> None:
 def test_a_table_lines_up() -> None:
     table = cli.table(["split", "hours"], [["train", "1.00"], ["d", "100.00"]])
     assert table == "split   hours\ntrain    1.00\nd      100.00"
-
-
-def test_one_thread_sets_what_is_not_set() -> None:
-    code = "import os; from configs import cli; cli.one_thread(); print(os.environ['OMP_NUM_THREADS'], " \
-           "os.environ['OPENBLAS_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])"  # fmt: skip
-    environ = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | {"OMP_NUM_THREADS": "3"}
-    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    assert done.stdout == "3 1 1\n"

@@ -1,5 +1,6 @@
 """Shard sets as they are found, joined, read by offset, and refused."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,6 +95,10 @@ def test_mean_and_variance_are_those_of_the_float_features(sets: Sets, utterance
         moments = open_shards(str(sets[source])).moments
         np.testing.assert_allclose(moments.mean_f, feats_tf.mean(0), atol=2e-6)
         np.testing.assert_allclose(moments.variance_f, feats_tf.var(0), atol=1e-5)
+        stats = json.loads((sets[source] / "stats.json").read_text())
+        np.testing.assert_allclose(stats["mean"], feats_tf.mean(0), atol=2e-6)
+        np.testing.assert_allclose(stats["variance"], feats_tf.var(0), atol=2e-6)
+        assert (stats["frames"], stats["fingerprint"]) == (len(feats_tf), spec.fingerprint)
 
 
 def test_the_offsets_of_the_index_lead_to_exactly_the_features_and_the_text(
