@@ -45,7 +45,8 @@ class Health:
         self._say(
             f"{size:.2f} M parameters, encoder frames of {model.encoder.reduction * shards.spec.frame_s * 1e3:g} ms"
         )
-        self._say(f"{len(session.usable):,} utterances, {shards.hours:.2f} h in {session.world} process(es)")
+        data = f"{len(session.usable):,} utterances, {shards.hours:.2f} h"
+        self._say(f"{data}; {session.world} process(es), {session.precision}")
         for reason, count in session.left_out.items():
             if count:
                 self._say(f"left out: {count:,} utterances: {reason}")

@@ -92,7 +92,7 @@ class _Transducer(torch.autograd.Function):
         step = max(1, CHUNK_LOGITS // max(weight.shape))
         for start in range(0, len(points.b), step):
             part = slice(start, start + step)
-            hidden_nj = torch.tanh(enc[points.enc_row[part]] + pred[points.pred_row[part]])
+            hidden_nj = _hidden(enc, pred, points.enc_row[part], points.pred_row[part], weight)
             logits_nv = _logits(hidden_nj, weight, bias_v)
             first = logits_nv[:, 0].clone()
             logp_nv = torch.log_softmax(logits_nv, 1)
@@ -117,7 +117,7 @@ class _Transducer(torch.autograd.Function):
         for start in range(0, len(kept), step):
             at = kept[start : start + step]
             enc_row, pred_row = points.enc_row[at], points.pred_row[at]
-            hidden_nj = torch.tanh(enc[enc_row] + pred[pred_row])
+            hidden_nj = _hidden(enc, pred, enc_row, pred_row, weight)
             on_blank, on_token = post_blank_n[at] * scale_n[at], post_token_n[at] * scale_n[at]
             # d loss / d logits = (blank + token posterior) * softmax - posterior of the symbol itself
             d_nv = _logits(hidden_nj, weight, bias_v).sub_(norm_n[at, None]).exp_().mul_((on_blank + on_token)[:, None])
@@ -125,16 +125,21 @@ class _Transducer(torch.autograd.Function):
             d_nv.scatter_add_(1, points.token_n[at, None], -on_token[:, None])
             d_bias += d_nv.sum(0)
             low = d_nv.to(weight.dtype)
-            d_weight += (low.T @ hidden_nj.to(weight.dtype)).to(d_weight.dtype)
-            d_sum_nj = (low @ weight).to(enc.dtype).mul_(1 - hidden_nj * hidden_nj)
+            d_weight += (low.T @ hidden_nj).to(d_weight.dtype)
+            d_sum_nj = (low @ weight).to(enc.dtype).mul_(1 - hidden_nj.to(enc.dtype).square())
             d_enc.index_add_(0, enc_row, d_sum_nj)
             d_pred.index_add_(0, pred_row, d_sum_nj)
         return d_enc.view_as(enc_btj), d_pred.view_as(pred_buj), d_weight, d_bias, None, None, None, None
 
 
+def _hidden(enc: Tensor, pred: Tensor, enc_row: Tensor, pred_row: Tensor, weight: Tensor) -> Tensor:
+    """[n, j] in the precision of the weights; bf16 has a three times faster tanh on CPU, too."""
+    return torch.tanh((enc[enc_row] + pred[pred_row]).to(weight.dtype))
+
+
 def _logits(hidden_nj: Tensor, weight: Tensor, bias_v: Tensor) -> Tensor:
     if weight.dtype == torch.bfloat16:
-        return functional.linear(hidden_nj.bfloat16(), weight).float().add_(bias_v)
+        return functional.linear(hidden_nj, weight).float().add_(bias_v)
     return torch.addmm(bias_v, hidden_nj, weight.T)
 
 

@@ -1,9 +1,9 @@
 """What decides the course of a training; the values are in configs/train/*.yaml."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from asr.augment import AugmentConfig
-from asr.loss import Precision
 from asr.transducer import TransducerConfig
 
 
@@ -33,7 +33,7 @@ class TrainConfig:
     shortest_first: int = 1  # epochs in order of length, without augmentation, to leave the all-blank phase
     ctc_weight: float = 0.3
     loss_eps: float = 1e-4
-    precision: Precision = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor multiplies it natively
     log_steps: int = 20
     save_steps: int = 500
     dev_epochs: int = 1  # recognise the dev set every so many epochs

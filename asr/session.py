@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from asr import checkpoint, data
+from asr.loss import Precision
 from asr.recipe import OptimConfig, TrainConfig
 from asr.tokenizer import Tokenizer
 from asr.transducer import Transducer
@@ -40,6 +41,7 @@ class Session:
     rank: int
     world: int
     device: torch.device
+    precision: Precision
     bundle: checkpoint.Bundle
     trained: nn.Module  # the model, or DDP around it
     optimiser: torch.optim.Optimizer
@@ -64,18 +66,29 @@ def prepare(args: argparse.Namespace) -> Session:
     usable, left_out = corpus.usable(model.encoder_frames, round(config.data.max_s / spec.frame_s))
     if not len(usable):
         raise ValueError(f"{args.shards}: no utterance to train on; left out: {left_out}")
-    identity = {"config": asdict(config), "world_size": world, "vocab": tokenizer.fingerprint,
+    precision = _precision(config, device)
+    identity = {"config": asdict(config), "world_size": world, "precision": precision, "vocab": tokenizer.fingerprint,
                 "features": spec.fingerprint, "shards": corpus.fingerprint}  # fmt: skip
     bundle = checkpoint.Bundle(model, tokenizer, spec, {"config": asdict(config)})
     session = Session(
-        config, out, rank, world, device, bundle, model, _optimiser(model, config.optim), corpus, usable, left_out,
-        dev, identity, Position(),
+        config, out, rank, world, device, precision, bundle, model, _optimiser(model, config.optim), corpus, usable,
+        left_out, dev, identity, Position(),
     )  # fmt: skip
     epoch_plan(session, session.position.epoch)  # a budget that does not fit is said before the folder is touched
     _resume_or_start(args, session)
     if world > 1:
         session.trained = nn.parallel.DistributedDataParallel(model)
     return session
+
+
+def _precision(config: TrainConfig, device: torch.device) -> Precision:
+    """bf16 takes half the time where the hardware knows it, and much more than float32 where it does not."""
+    if config.precision != "auto":
+        return config.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    known = torch.cpu.get_capabilities()
+    return "bf16" if known.get("avx512_bf16") or known.get("amx_bf16") else "fp32"
 
 
 def _model(config: TrainConfig, corpus: data.Corpus, tokenizer: Tokenizer) -> Transducer:

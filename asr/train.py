@@ -110,7 +110,7 @@ def train_step(session: Session, batch: data.Batch) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed)
         feats = augment.spec_augment(feats, lens, config.augment, session.bundle.spec.frame_s, generator)
     targets, target_lens = batch.targets_bu.to(session.device), batch.target_lens_b.to(session.device)
-    losses = session.trained(feats, lens, targets, target_lens, config.loss_eps, config.precision)
+    losses = session.trained(feats, lens, targets, target_lens, config.loss_eps, session.precision)
     session.optimiser.zero_grad(set_to_none=True)
     (losses.transducer + config.ctc_weight * losses.ctc).backward()
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip))

@@ -139,8 +139,10 @@ class Transducer(nn.Module):
         eps: float = 1e-4, precision: Precision = "fp32",
     ) -> Losses:  # fmt: skip
         """Losses of a batch. Features are normalised; targets are padded with any token."""
-        enc_bte, enc_lens_b = self.encode(feats_btf, lens_b)
-        pred_bup, _ = self.predictor(functional.pad(targets_bu, (1, 0), value=BLANK), None)
+        with torch.autocast(feats_btf.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            enc_bte, enc_lens_b = self.encode(feats_btf, lens_b)
+            pred_bup, _ = self.predictor(functional.pad(targets_bu, (1, 0), value=BLANK), None)
+        enc_bte, pred_bup = enc_bte.float(), pred_bup.float()
         loss = transducer_loss(
             self.enc_joint(enc_bte), self.pred_joint(pred_bup), self.output.weight, self.output.bias,
             targets_bu, enc_lens_b, target_lens_b, blank=BLANK, eps=eps, precision=precision,
