@@ -67,6 +67,8 @@ def finish(bundle: Bundle, state: StreamState) -> list[Word]:
     nothing said is lost and nothing is made up.
     """
     normal_btf = bundle.model.normalise(torch.from_numpy(state.feats_tf[None]))
+    if not state.decoder.frames and not len(state.feats_tf):
+        return []  # there was no frame at all, so there is no utterance to close
     closing = bundle.model.closing_frames(len(state.feats_tf))
     words, _, _, open_word = _recognise(bundle, functional.pad(normal_btf, (0, 0, 0, closing)), state)
     return words + _finished(bundle, open_word)

@@ -1,5 +1,6 @@
 """One row of a manifest, and its Arrow schema: the record and its contract in one place."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -7,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 import pyarrow as pa
 
 VERSION = 1  # raise it with every change of the columns
+ID_BYTES = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,13 @@ def utterances(table: pa.Table) -> list[Utterance]:
 
 
 def safe_id(text: str) -> str:
-    """`text` as an utterance id: letters, digits, `_` and `-` only.
+    """`text` as an utterance id: letters, digits, `_` and `-` only, at most 90 bytes.
 
-    A tar member is `<id>.npy`; WebDataset cuts the name at its first dot and a slash would make folders.
+    A tar member is `<id>.npy`; WebDataset cuts the name at its first dot, a slash would make folders, and a name in a
+    plain tar ends at 100 bytes. A longer text keeps its end, the most telling part of a path, behind a hash of it all.
     """
-    return re.sub(r"[^\w-]+", "_", text).strip("_") or "_"
+    safe = re.sub(r"[^\w-]+", "_", text).strip("_") or "_"
+    if len(safe.encode()) <= ID_BYTES:
+        return safe
+    digest = hashlib.sha256(safe.encode()).hexdigest()[:12]
+    return f"{digest}-{safe.encode()[-(ID_BYTES - 13) :].decode(errors='ignore')}"

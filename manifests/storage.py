@@ -198,9 +198,11 @@ def atomic_write(uri: str) -> Iterator[IO[bytes]]:
         with open(staged, "wb") as file:
             yield file
         os.replace(staged, path)
-    except BaseException:
+    except BaseException as err:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(staged)
+        if isinstance(err, OSError) and err.filename is None:
+            err.filename = path  # a full disk does not say which file it was
         raise
 
 

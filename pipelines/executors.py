@@ -87,4 +87,9 @@ def _run_ray(fn: Callable[[Item], Result], items: Sequence[Item], in_flight: int
                 result = ray.get(reference)
             except ray.exceptions.RayTaskError as err:
                 raise err.cause from None  # the task's own error, as if it had run here
+            except ray.exceptions.RayError as err:
+                why = str(err).partition("\n")[0]
+                raise ValueError(
+                    f"a worker died {RETRIES + 1} times over the same task; the last time: {why}"
+                ) from None
             yield running.pop(reference), result

@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def write_shards(args: argparse.Namespace) -> None:
     """Raises ValueError for bad options, an --out of other inputs, or when no utterance could be used."""
-    if args.shard_size <= 0 or args.workers < 0:
-        raise ValueError("--shard-size must be above 0 and --workers 0 or more")
+    if not 0 < args.shard_size < float("inf") or args.workers < 0:
+        raise ValueError("--shard-size must be a number above 0, and --workers 0 or more")
     out = storage.absolute(args.out)
     spec = load.load(FrontendSpec, args.frontend, "frontend")
     utterances = parquet.read_manifests(args.manifest, args.splits)
