@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count() or 1))')
-HOURS ?= 2
+HOURS ?= 4
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 
@@ -24,11 +24,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/prepare-corpus demo --hours $(HOURS) --out manifests/demo
-	$(BIN)/build-vocab --manifest manifests/demo --size 128 --out vocab/demo
+	$(BIN)/build-vocab --manifest manifests/demo --size 64 --out vocab/demo
 	$(BIN)/write-shards --manifest manifests/demo --out shards/demo
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) --module asr.train --config tiny \
 		--shards shards/demo/urls-train.txt --dev-shards shards/demo/urls-dev.txt \
-		--vocab vocab/demo/bpe-128.model --out runs/demo --resume
+		--vocab vocab/demo/bpe-64.model --out runs/demo --resume
 	$(BIN)/evaluate-asr --bundle runs/demo/best --shards shards/demo/urls-test.txt
 	@file=$$(find manifests/demo/corpus/LibriSpeech/test -name '*.flac' | sort | head -n 1); \
 	said=$$(grep -h "^$$(basename $$file .flac) " $$(dirname $$file)/*.trans.txt | cut -d' ' -f2- | tr A-Z a-z); \
