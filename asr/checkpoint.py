@@ -88,6 +88,8 @@ def load(uri: str) -> Bundle:
             )
     try:
         facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
+        if not isinstance(facts, dict) or "version" not in facts:
+            raise ValueError("it says no version")
     except ValueError as err:
         raise ValueError(f"{uri}/{FACTS}: is damaged ({err}); get the bundle again") from None
     if facts["version"] != VERSION:
@@ -109,8 +111,15 @@ def load(uri: str) -> Bundle:
 
 
 def load_training(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = load_tensors(storage.read_bytes(storage.join(folder, TRAINING_TENSORS)))
-    return tensors, json.loads(storage.read_bytes(storage.join(folder, TRAINING_FACTS)))
+    """Raises ValueError for a folder that was not left by a training, or is damaged."""
+    for name in (TRAINING_TENSORS, TRAINING_FACTS):
+        if not storage.exists(storage.join(folder, name)):
+            raise ValueError(f"{folder}: has no {name}, so no training can go on from it; say --force to start over")
+    try:
+        tensors = load_tensors(storage.read_bytes(storage.join(folder, TRAINING_TENSORS)))
+        return tensors, json.loads(storage.read_bytes(storage.join(folder, TRAINING_FACTS)))
+    except (ValueError, SafetensorError) as err:
+        raise ValueError(f"{folder}: is damaged ({err}); say --force in place of --resume to start over") from None
 
 
 def optimiser_tensors(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from shards.plan import Plan
 if TYPE_CHECKING:
     from asr.session import Position, Session
 
+METRICS = "metrics.jsonl"
+
 
 class Health:
     """The records of a run. On a resumed one, what an earlier process wrote beyond the checkpoint is cut off."""
@@ -21,7 +23,7 @@ class Health:
 
         self._every = session.config.log_steps
         self._out = sys.stderr if quiet else sys.stdout
-        self._path = Path(storage.join(session.out, "metrics.jsonl"))
+        self._path = Path(storage.join(session.out, METRICS))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._cut_off(session.position.total)
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
@@ -29,7 +31,7 @@ class Health:
         self._board = SummaryWriter(folder, purge_step=session.position.total + 1)
         self._start = time.perf_counter()
         self._start_progress: float | None = None
-        self._sums = {"audio_s": 0.0, "wait_s": 0.0, "loss": 0.0, "ctc": 0.0, "steps": 0.0}
+        self._sums = {"audio_s": 0.0, "wait_s": 0.0}
         self._since = time.perf_counter()
         self._say_start(session)
 
@@ -69,16 +71,16 @@ class Health:
         now = time.perf_counter()
         if self._start_progress is None:
             self._start_progress, self._start = progress, now
-        self._sums["steps"] += 1
-        for name in ("loss", "ctc"):
-            self._sums[name] += values[name]
+        unsaid = position.unsaid  # part of the checkpoint: a resumed run says the means that an undisturbed one says
+        for name, value in (("loss", values["loss"]), ("ctc", values["ctc"]), ("steps", 1.0)):
+            unsaid[name] = unsaid.get(name, 0.0) + value
         if position.total % self._every:
             return
         sums, elapsed = self._sums, now - self._since
         done = progress - self._start_progress
         record = {
             "step": position.total, "epoch": position.epoch + 1,
-            "loss": sums["loss"] / sums["steps"], "ctc": sums["ctc"] / sums["steps"],
+            "loss": unsaid["loss"] / unsaid["steps"], "ctc": unsaid["ctc"] / unsaid["steps"],
             "grad_norm": values["grad_norm"], "lr": values["lr"],
             "audio_s_per_s": sums["audio_s"] / elapsed, "data_wait": sums["wait_s"] / elapsed,
             "eta_s": (now - self._start) / done * (1 - progress) if done else None,
@@ -91,6 +93,7 @@ class Health:
             f"data wait {record['data_wait']:.1%}  left {eta}"
         )
         self._sums = dict.fromkeys(self._sums, 0.0)
+        position.unsaid = {}
         self._since = time.perf_counter()
 
     def dev(self, position: "Position", wer: float, better: bool, sample: tuple[str, str], took_s: float) -> None:

@@ -1,5 +1,6 @@
 """What decides the course of a training; the values are in configs/train/*.yaml."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,14 @@ class DataConfig:
     splice: int = 1  # up to this many utterances become one example
     splice_s: float = 0.0  # of at most this length
 
+    def __post_init__(self) -> None:
+        _at_least("data", self, 1, "batch_examples", "splice")
+        _above_0("data", self, "batch_s", "max_s")
+        if self.splice > 1 and self.splice_s <= 0:
+            raise ValueError(
+                f"data.splice is {self.splice}, but with data.splice_s {self.splice_s:g} nothing is spliced"
+            )
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -23,6 +32,10 @@ class OptimConfig:
     final_lr: float = 0.02  # share of lr at the end of the cosine
     weight_decay: float = 0.01
     clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        _at_least("optim", self, 1, "warmup_steps")
+        _above_0("optim", self, "lr", "clip")
 
 
 @dataclass(frozen=True)
@@ -41,3 +54,19 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        _at_least("", self, 1, "epochs", "log_steps", "save_steps", "dev_epochs")
+        _at_least("", self, 0, "seed", "shortest_first")
+
+
+def _at_least(where: str, config: object, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"{where}{'.' * bool(where)}{name} is {getattr(config, name)}; it must be {least} or more")
+
+
+def _above_0(where: str, config: object, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{where}.{name} is {getattr(config, name):g}; it must be above 0 and finite")

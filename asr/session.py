@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from asr import checkpoint, data
+from asr.health import METRICS
 from asr.loss import Precision
 from asr.recipe import OptimConfig, TrainConfig
 from asr.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ class Position:
     step: int = 0  # in the epoch
     total: int = 0
     best_wer: float | None = None
+    unsaid: dict[str, float] = field(default_factory=dict)  # sums since the last health line
 
 
 @dataclass
@@ -61,6 +63,8 @@ def prepare(args: argparse.Namespace) -> Session:
     corpus = _open(args.shards, spec, config, tokenizer)
     dev = _open(args.dev_shards, spec, config, tokenizer) if args.dev_shards else None
     out = storage.absolute(args.out)
+    if not storage.is_local(out):
+        raise ValueError(f"--out {args.out}: a run is written to a folder of this machine; copy its bundles from there")
     rank, world, device = _join_ranks()
     model = _model(config, corpus, tokenizer).to(device)
     usable, left_out = corpus.usable(model.encoder_frames, round(config.data.max_s / spec.frame_s))
@@ -147,12 +151,14 @@ def save_last(session: Session) -> None:
     """Checkpoint to <out>/last, by rank 0."""
     if session.rank == 0:
         tensors = checkpoint.optimiser_tensors(session.bundle.model, session.optimiser)
-        facts = {"identity": session.identity, "position": asdict(session.position)}
-        session.bundle.facts |= asdict(session.position)
-        checkpoint.save(storage.join(session.out, "last"), session.bundle, (tensors, facts))
+        position = asdict(session.position)
+        facts = {"identity": session.identity, "position": position}
+        known = session.bundle.facts | {key: position[key] for key in ("epoch", "step", "total", "best_wer")}
+        checkpoint.save(storage.join(session.out, "last"), replace(session.bundle, facts=known), (tensors, facts))
 
 
 def _resume_or_start(args: argparse.Namespace, session: Session) -> None:
+    """Load <out>/last, or make room for a new run. Raises ValueError for a folder that holds anything else."""
     last = storage.join(session.out, "last")
     if session.rank == 0:
         for name in ("last", "best"):
@@ -162,18 +168,44 @@ def _resume_or_start(args: argparse.Namespace, session: Session) -> None:
     there = storage.exists(last)
     if there and not args.resume and not args.force:
         raise ValueError(f"{session.out}: holds a run; say --resume to go on with it, or --force to start over")
-    if not (there and args.resume):
-        if session.world > 1:
-            dist.barrier()  # all ranks have looked before rank 0 clears the folder
-        if session.rank == 0:
-            storage.delete_folder(session.out)
+    if there and args.resume:
+        _resume(last, session)
         return
+    begun = there or storage.exists(storage.join(session.out, METRICS))  # killed before its first checkpoint
+    if not begun and not args.force and next(iter(storage.list_files(session.out)), None) is not None:
+        raise ValueError(f"{session.out}: is not empty and holds no run; choose another --out, or say --force "
+                         "to put a run beside what is there")  # fmt: skip
+    if session.world > 1:
+        dist.barrier()  # all ranks have looked before rank 0 clears the folder
+    if session.rank == 0:
+        _clear(session.out, session.world)
+
+
+def _resume(last: str, session: Session) -> None:
     tensors, facts = checkpoint.load_training(last)
     _check_same_run(last, facts["identity"], session.identity)
-    stored = checkpoint.load(last).model.state_dict()
-    session.bundle.model.load_state_dict(stored)
+    session.bundle.model.load_state_dict(checkpoint.load(last).model.state_dict())
     checkpoint.restore_optimiser(session.bundle.model, session.optimiser, tensors)
     session.position = Position(**facts["position"])
+
+
+def _clear(out: str, world: int) -> None:
+    """Delete what a run leaves, and nothing else: the folder may hold the work of years."""
+    for name in ("last", "best"):
+        if storage.exists(storage.join(out, name, checkpoint.FACTS)):
+            storage.delete_folder(storage.join(out, name))
+    for name in (METRICS, "evaluation/wer.json", "evaluation/wer.html"):
+        storage.delete(storage.join(out, name))
+    for rank in range(world):
+        storage.delete(not_finite_uri(out, rank))
+    for uri, _ in list(storage.list_files(storage.join(out, "tensorboard"))):
+        if storage.name(uri).startswith("events.out.tfevents"):
+            storage.delete(uri)
+
+
+def not_finite_uri(out: str, rank: int) -> str:
+    """Where the utterances of a batch without a finite gradient are named."""
+    return storage.join(out, f"not-finite-rank{rank}.txt")
 
 
 def _check_same_run(last: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -182,7 +214,8 @@ def _check_same_run(last: str, theirs: dict[str, Any], ours: dict[str, Any]) -> 
     differing = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
     if differing:
         what = ", ".join(f"{key.removeprefix('config.')} {then.get(key)} then, {now.get(key)} now" for key in differing)
-        raise ValueError(f"{last}: was trained otherwise: {what}; give the same again, another --out, or --force")
+        raise ValueError(f"{last}: was trained otherwise: {what}; give the same again, another --out, or "
+                         "--force in place of --resume")  # fmt: skip
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

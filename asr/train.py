@@ -4,6 +4,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from torch import nn
 from asr import augment, checkpoint, data
 from asr.evaluate import recognise, word_errors
 from asr.health import Health
-from asr.session import Session, epoch_plan, prepare, save_last
+from asr.session import Session, epoch_plan, not_finite_uri, prepare, save_last
 from configs import cli
 from manifests import storage
 from shards.plan import Plan
@@ -25,8 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dev-shards", metavar="URLS", help="shards to measure WER on while training")
     parser.add_argument("--vocab", required=True, metavar="MODEL", help="a sentencepiece model from build-vocab")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the run's folder")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    parser.add_argument("--force", action="store_true", help="start over in a folder that holds a run")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out, if there is one")
+    there.add_argument("--force", action="store_true", help="start over in a folder that holds a run")
     parser.add_argument("settings", nargs="*", metavar="key.sub=value", help="change a value of the config")
     cli.add_json(parser)
     return cli.run(train, parser, argv)
@@ -123,7 +125,7 @@ def train_step(session: Session, batch: data.Batch) -> dict[str, float]:
 def _stop_not_finite(session: Session, batch: data.Batch, norm: float) -> None:
     """Gradients are averaged over ranks before the norm is taken, so every rank comes here or none does."""
     ids = session.corpus.shards.table.column("id")
-    path = storage.join(session.out, f"not-finite-rank{session.rank}.txt")
+    path = not_finite_uri(session.out, session.rank)
     storage.write_text(path, "".join(f"{ids[int(row)]}\n" for rows in batch.rows for row in rows))
     raise ValueError(f"step {session.position.total}: the gradient norm is {norm}; that batch's utterances: {path}")
 
@@ -147,8 +149,8 @@ def _measure(session: Session, dev: data.Corpus, health: Health | None) -> None:
             sample = (dev.texts[rows[0]], texts[0]) if rows else ("", "")
             health.dev(position, wer, better, sample, time.perf_counter() - start)
         if better:
-            session.bundle.facts |= {"epoch": position.epoch, "total": position.total, "dev_wer": wer}
-            checkpoint.save(storage.join(session.out, "best"), session.bundle)
+            known = session.bundle.facts | {"epoch": position.epoch, "total": position.total, "dev_wer": wer}
+            checkpoint.save(storage.join(session.out, "best"), replace(session.bundle, facts=known))
 
 
 def _summary(args: argparse.Namespace, session: Session) -> None:

@@ -34,7 +34,7 @@ def transcribe(args: argparse.Namespace) -> None:
     for file in args.files:
         try:
             _one_file(bundle, file, args.chunk_ms, args.format)
-        except (audio.AudioError, OSError) as err:
+        except (ValueError, OSError) as err:  # an AudioError, or a URI that is none
             print(json.dumps({"file": file, "error": str(err)}) if args.format == "json" else "", flush=True)
             print(f"transcribe: {err}", file=sys.stderr, flush=True)
             failed += 1

@@ -34,6 +34,13 @@ class TransducerConfig:
     tail_frames: int = 0  # encoder frames of mean input behind an utterance, in which its last words come out
     ctc: bool = True  # a CTC head on the encoder, used in training only
 
+    def __post_init__(self) -> None:
+        for name in ("embedding", "predictor_layers", "predictor_hidden", "predictor_projection", "joint"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.tail_frames < 0:
+            raise ValueError(f"model.tail_frames is {self.tail_frames}; it must be 0 or more")
+
 
 @dataclass
 class PredictorState:

@@ -10,7 +10,10 @@ from typing import Any
 
 def run(body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
     """Parse, run `body`, and turn what a user can mend into one line and exit code 1 (argparse itself exits with 2)."""
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_intermixed_args(argv)  # positionals may stand between options
+    except TypeError:  # not where there are subcommands
+        args = parser.parse_args(argv)
     try:
         body(args)
     except KeyboardInterrupt:

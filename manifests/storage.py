@@ -27,8 +27,13 @@ def is_local(uri: str) -> bool:
 
 
 def absolute(uri: str | Path) -> str:
-    """The URI in the form that is kept in manifests: an absolute path, or the URL without a final slash."""
+    """The URI in the form that is kept in manifests: an absolute path, or the URL without a final slash.
+
+    Raises ValueError for nothing at all, which is what an unset shell variable leaves: it is not the current folder.
+    """
     uri = str(uri)
+    if not uri:
+        raise ValueError("a path is empty; give a path or a URL")
     if not is_local(uri):
         return uri.rstrip("/")
     if uri.startswith("file://"):
@@ -48,13 +53,25 @@ def name(uri: str) -> str:
     return posixpath.basename(uri)
 
 
-def _remote(uri: str) -> tuple[Any, str]:
-    """The obstore store of a URL and the key inside it."""
+@contextlib.contextmanager
+def _remote(uri: str) -> Iterator[tuple[Any, str]]:
+    """The obstore store of a URL and the key inside it. What obstore raises in the block becomes an OSError."""
     from obstore.store import from_url
 
     parts = urlsplit(uri)
     options: Any = {"allow_http": True} if parts.scheme == "http" else None
-    return from_url(f"{parts.scheme}://{parts.netloc}", client_options=options), unquote(parts.path.lstrip("/"))
+    with _os_errors(uri):
+        yield from_url(f"{parts.scheme}://{parts.netloc}", client_options=options), unquote(parts.path.lstrip("/"))
+
+
+@contextlib.contextmanager
+def _os_errors(uri: str) -> Iterator[None]:
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as err:  # a missing object is a FileNotFoundError already
+        raise OSError(f"{uri}: {str(err).splitlines()[0]}") from None
 
 
 def exists(uri: str) -> bool:
@@ -63,11 +80,11 @@ def exists(uri: str) -> bool:
         return os.path.exists(absolute(uri))
     import obstore
 
-    store, key = _remote(uri)
-    try:
-        obstore.head(store, key)
-    except FileNotFoundError:
-        return False
+    with _remote(uri) as (store, key):
+        try:
+            obstore.head(store, key)
+        except FileNotFoundError:
+            return False
     return True
 
 
@@ -83,8 +100,8 @@ def size_bytes(uri: str) -> int:
         return os.stat(absolute(uri)).st_size
     import obstore
 
-    store, key = _remote(uri)
-    return int(obstore.head(store, key)["size"])
+    with _remote(uri) as (store, key):
+        return int(obstore.head(store, key)["size"])
 
 
 def list_files(folder: str) -> Iterator[tuple[str, int]]:
@@ -94,9 +111,9 @@ def list_files(folder: str) -> Iterator[tuple[str, int]]:
         return
     import obstore
 
-    store, key = _remote(folder)
-    root = folder.rstrip("/")[: len(folder.rstrip("/")) - len(key.rstrip("/"))]
-    found = [(m["path"], int(m["size"])) for chunk in obstore.list(store, prefix=key or None) for m in chunk]
+    with _remote(folder) as (store, key):
+        root = folder.rstrip("/")[: len(folder.rstrip("/")) - len(key.rstrip("/"))]
+        found = [(m["path"], int(m["size"])) for chunk in obstore.list(store, prefix=key or None) for m in chunk]
     yield from ((root + path, size) for path, size in sorted(found))
 
 
@@ -119,8 +136,8 @@ def read_bytes(uri: str) -> bytes:
             return file.read()
     import obstore
 
-    store, key = _remote(uri)
-    return bytes(obstore.get(store, key).bytes())
+    with _remote(uri) as (store, key):
+        return bytes(obstore.get(store, key).bytes())
 
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
@@ -131,8 +148,8 @@ def read_range(uri: str, offset: int, length: int) -> bytes:
     else:
         import obstore
 
-        store, key = _remote(uri)
-        data = bytes(obstore.get_range(store, key, start=offset, length=length))
+        with _remote(uri) as (store, key):
+            data = bytes(obstore.get_range(store, key, start=offset, length=length))
     if len(data) != length:
         raise EOFError(f"{uri}: ends {length - len(data)} bytes before the end of the part at byte {offset}")
     return data
@@ -144,15 +161,17 @@ def open_read(uri: str) -> IO[bytes]:
         return open(absolute(uri), "rb")
     import obstore
 
-    store, key = _remote(uri)
-    return cast(IO[bytes], io.BufferedReader(_Remote(obstore.open_reader(store, key)), buffer_size=1 << 20))
+    with _remote(uri) as (store, key):
+        reader = obstore.open_reader(store, key)
+    return cast(IO[bytes], io.BufferedReader(_Remote(reader, uri), buffer_size=1 << 20))
 
 
 class _Remote(io.RawIOBase):
     """An obstore reader with the methods that Python's buffered file asks for."""
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, uri: str) -> None:
         self._reader = reader
+        self._uri = uri
 
     def readable(self) -> bool:
         return True
@@ -167,7 +186,8 @@ class _Remote(io.RawIOBase):
         return int(self._reader.tell())
 
     def readinto(self, buffer: Any) -> int:
-        data = self._reader.read(len(buffer))
+        with _os_errors(self._uri):
+            data = self._reader.read(len(buffer))
         buffer[: len(data)] = memoryview(data)
         return len(data)
 
@@ -210,10 +230,10 @@ def _remote_write(uri: str) -> Iterator[IO[bytes]]:
     """One multipart upload: obstore completes it on close, and without a close nothing becomes visible."""
     import obstore
 
-    store, key = _remote(uri)
-    writer = obstore.open_writer(store, key)
-    yield cast(IO[bytes], writer)
-    writer.close()
+    with _remote(uri) as (store, key):
+        writer = obstore.open_writer(store, key)
+        yield cast(IO[bytes], writer)
+        writer.close()
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -232,8 +252,7 @@ def delete(uri: str) -> None:
         return
     import obstore
 
-    store, key = _remote(uri)
-    with contextlib.suppress(FileNotFoundError):
+    with _remote(uri) as (store, key), contextlib.suppress(FileNotFoundError):
         obstore.delete(store, key)
 
 

@@ -11,7 +11,7 @@ from configs import cli, load
 from manifests import parquet, storage
 from manifests.schema import DROPPED_SCHEMA, Utterance
 from pipelines import executors, identity
-from pipelines.parts import PARTS, Shard, join_shard, plan_shards, rows_uri, write_part
+from pipelines.parts import PARTS, Shard, join_shard, plan_shards, rows_uri, safe_split, write_part
 from pipelines.progress import progress
 from shards import index
 from shards.index import Moments
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def write_shards(args: argparse.Namespace) -> None:
     """Raises ValueError for bad options, an --out of other inputs, or when no utterance could be used."""
     if not 0 < args.shard_size < float("inf") or args.workers < 0:
-        raise ValueError("--shard-size must be a number above 0, and --workers 0 or more")
+        raise ValueError("--shard-size must be above 0 and finite, --workers 0 or more")
     out = storage.absolute(args.out)
     spec = load.load(FrontendSpec, args.frontend, "frontend")
     utterances = parquet.read_manifests(args.manifest, args.splits)
@@ -48,8 +48,14 @@ def write_shards(args: argparse.Namespace) -> None:
     inputs = {"manifest": rows, "frontend": asdict(spec), "shard_size_mb": args.shard_size, "version": VERSION}
     parts = storage.join(out, PARTS, identity.fingerprint(inputs))
     shards = plan_shards(utterances, spec, round(args.shard_size * 1e6), out, parts)
-    claim = identity.claim(out, "write-shards", inputs, args.force)
+    sources = [storage.absolute(uri) for uri in args.manifest]
+    claim = identity.claim(out, "write-shards", inputs, args.force, sources)
+    if claim.summary is not None and not _is_whole(out):
+        cli.say(args, f"{out}: was finished, but files are missing or cut short; making it again")
+        claim = claim.reopen()
     if claim.summary is None:
+        for name in (index.INDEX, index.STATS):  # whoever reads the set before it is finished is told so
+            storage.delete(storage.join(out, name))
         cli.say(args, f"{len(utterances):,} utterances, {_hours(utterances):.2f} h, to {out}")
         _run(shards, args.workers, args.ray_address)
         summary = _finish(shards, spec, claim)
@@ -61,6 +67,17 @@ def write_shards(args: argparse.Namespace) -> None:
     cli.summary(args, summary, _describe(summary, out))
 
 
+def _is_whole(out: str) -> bool:
+    """True when the index and all shards that it names are there, in their full length."""
+    try:
+        shards = index.open_shards(out)
+        bytes_of = dict(zip(shards.column("shard"), shards.column("shard_bytes"), strict=True))
+        lists = storage.exists(storage.join(out, index.URLS))
+        return lists and all(storage.size_bytes(url) == size for url, size in bytes_of.items())
+    except (ValueError, KeyError, OSError):
+        return False
+
+
 def _hours(utterances: list[Utterance]) -> float:
     return sum(u.duration_s for u in utterances) / 3600
 
@@ -68,7 +85,7 @@ def _hours(utterances: list[Utterance]) -> float:
 def _run(shards: list[Shard], workers: int, address: str | None) -> None:
     """Write and join what is missing. Shards are taken in groups, so that few parts wait on disk for their joining."""
     missing = [s for s in shards if not storage.exists(rows_uri(s))]
-    seconds = sum(_hours(list(p.utterances)) * 3600 for s in missing for p in s.parts)
+    seconds = sum(u.duration_s for s in missing for p in s.parts for u in p.utterances)
     if not missing:
         return
     with executors.executor(workers, address) as run, progress("features", seconds, "s of audio") as advance:
@@ -113,7 +130,7 @@ def _finish(shards: list[Shard], spec: FrontendSpec, claim: identity.Claim) -> d
     stats = json.dumps(index.stats_json(spec, splits), indent=1)
     storage.write_text(storage.join(out, index.STATS), stats + "\n")
     for split, names in urls.items():
-        storage.write_text(storage.join(out, f"urls-{split}.txt"), "".join(f"{n}\n" for n in names))
+        storage.write_text(storage.join(out, f"urls-{safe_split(split)}.txt"), "".join(f"{n}\n" for n in names))
     storage.write_text(storage.join(out, index.URLS), "".join(f"{n}\n" for names in urls.values() for n in names))
     summary = _summary(rows, dropped, splits, urls, spec)
     claim.finish(summary)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,12 +30,17 @@ class Claim:
     def fingerprint(self) -> str:
         return fingerprint([self.step, self.inputs])
 
+    def reopen(self) -> "Claim":
+        """The claim of a finished result that turned out to be damaged, as one of work to do."""
+        _write(self, None)
+        return replace(self, summary=None)
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Declare the result complete. Call it last."""
         _write(self, summary)
 
 
-def look(out: str, step: str, inputs: dict[str, Any], force: bool) -> Claim:
+def look(out: str, step: str, inputs: dict[str, Any], force: bool, sources: Sequence[str] = ()) -> Claim:
     """What `claim` would return or raise, with nothing written or deleted yet."""
     record = _read(out)
     ours = Claim(out, step, inputs, None)
@@ -43,17 +49,22 @@ def look(out: str, step: str, inputs: dict[str, Any], force: bool) -> Claim:
     strange = record is None and next(iter(storage.list_files(out)), None) is not None
     if (record is not None or strange) and not force:
         raise ValueError(f"{out}: {_difference(record, ours)}; choose another --out, or say --force to replace it")
-    return replace(ours, beside_others=strange or (record is not None and record["beside_others"]))
+    ours = replace(ours, beside_others=strange or (record is not None and record["beside_others"]))
+    inside = [uri for uri in sources if f"{uri}/".startswith(f"{out}/")]
+    if record is not None and inside and not ours.beside_others:
+        raise ValueError(f"{out}: --force would delete {inside[0]}, which is read here; choose another --out")
+    return ours
 
 
-def claim(out: str, step: str, inputs: dict[str, Any], force: bool) -> Claim:
+def claim(out: str, step: str, inputs: dict[str, Any], force: bool, sources: Sequence[str] = ()) -> Claim:
     """Take `out` for this step and these inputs.
 
     A finished result of the same inputs comes back with its summary; an unfinished one is to be continued. Raises
     ValueError when the folder holds anything else, which `force` deletes instead. Files that no step made stay: a
-    folder that held some is never deleted, neither now nor by a later `force`.
+    folder that held some is never deleted, neither now nor by a later `force`; nor is one that holds any of `sources`,
+    the absolute URIs that the step reads.
     """
-    ours = look(out, step, inputs, force)
+    ours = look(out, step, inputs, force, sources)
     if ours.summary is not None:
         return ours
     record = _read(out)
@@ -65,7 +76,15 @@ def claim(out: str, step: str, inputs: dict[str, Any], force: bool) -> Claim:
 
 def _read(out: str) -> dict[str, Any] | None:
     uri = storage.join(out, RECORD)
-    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+    if not storage.exists(uri):
+        return None
+    try:
+        record = json.loads(storage.read_bytes(uri))
+    except ValueError as err:
+        raise ValueError(f"{uri}: is damaged ({err}); delete it, or choose another --out") from None
+    if not isinstance(record, dict) or not record.keys() >= {"step", "fingerprint", "inputs", "summary"}:
+        raise ValueError(f"{uri}: was not written by this program; choose another --out")
+    return {"beside_others": True} | record
 
 
 def _write(claim: Claim, summary: dict[str, Any] | None) -> None:

@@ -64,12 +64,12 @@ def plan_shards(
     shards: list[Shard] = []
     splits = sorted({u.split for u in utterances})
     for first, second in itertools.combinations(splits, 2):
-        if _safe(first) == _safe(second):
+        if safe_split(first) == safe_split(second):
             raise ValueError(f"splits {first!r} and {second!r}: their shards would share names; choose with --splits")
     for split in splits:
         mixed = sorted((u for u in utterances if u.split == split), key=lambda u: _hash(u.id))
         for number, group in enumerate(_cut(mixed, spec, shard_bytes)):
-            name = f"{_safe(split)}-{number:05d}"
+            name = f"{safe_split(split)}-{number:05d}"
             parts = tuple(
                 Part(storage.join(parts_folder, f"{name}-{start // PART_UTTERANCES:05d}"), tuple(run), spec)
                 for start in range(0, len(group), PART_UTTERANCES)
@@ -83,7 +83,8 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _safe(split: str) -> str:
+def safe_split(split: str) -> str:
+    """`split` as it stands in file names."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in split) or "all"
 
 

@@ -2,7 +2,8 @@
 
 Each module in pipelines/corpora is a subcommand of its name. It has HELP, add_arguments(parser), candidates(args),
 which lists the corpus, and tiny(folder), which writes a toy of it and returns the arguments that read the toy. A corpus
-that is made and not found also has make(args, run), which writes its audio and is called before candidates.
+that is made and not found also has make(args, run), which writes its audio and is called before candidates; it may have
+check(args), which raises ValueError for options that cannot be met before anything is touched.
 """
 
 import argparse
@@ -89,9 +90,11 @@ def _from_making(
     args: argparse.Namespace, corpus: Corpus, make: Callable[[argparse.Namespace, executors.Run], None]
 ) -> dict[str, Any]:
     """The options decide all of it. The folder is claimed first, as the audio may go into it."""
+    if check := getattr(corpus, "check", None):
+        check(args)
     options = {key: value for key, value in vars(args).items() if key not in COMMON}
     claim = identity.claim(args.out, STEP, _inputs(args) | options, args.force)
-    if claim.summary is not None:
+    if claim.summary is not None and _is_whole(args.out):
         return _already_done(args, claim.summary)
     with executors.executor(args.workers if args.workers > 1 else 0, args.ray_address) as run:
         make(args, run)
@@ -103,10 +106,12 @@ def _from_listing(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
     """The folder is claimed last: where no utterance is usable, it stays as it was."""
     listed = list(corpus.candidates(args))
     inputs = _inputs(args) | {"utterances": len(listed), "files_and_texts": _listing_fingerprint(listed)}
-    if (done := identity.look(args.out, STEP, inputs, args.force).summary) is not None:
+    sources = [storage.absolute(uri) for uri in (args.root, getattr(args, "list", None)) if uri]
+    done = identity.look(args.out, STEP, inputs, args.force, sources).summary
+    if done is not None and _is_whole(args.out):
         return _already_done(args, done)
     utterances, dropped = _examine(args, listed)
-    claim = identity.claim(args.out, STEP, inputs, args.force)
+    claim = identity.claim(args.out, STEP, inputs, args.force, sources)
     try:
         return _write(claim, utterances, dropped)
     except BaseException:  # a full disk, or Ctrl-C: no part of a result stays
@@ -129,6 +134,10 @@ def _listing_fingerprint(listed: Iterable[Candidate | Dropped]) -> str:
     for item in listed:
         digest.update(repr(item).encode())
     return digest.hexdigest()[:16]
+
+
+def _is_whole(out: str) -> bool:
+    return all(storage.exists(storage.join(out, name)) for name in (parquet.MANIFEST, parquet.DROPPED))
 
 
 def _already_done(args: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:

@@ -36,4 +36,4 @@ class Reader:
 
 
 def _cut_short(url: str) -> EOFError:
-    return EOFError(f"{url}: is shorter than its index says; write-shards --force makes it again")
+    return EOFError(f"{url}: is shorter than its index says; the same write-shards command again mends it")

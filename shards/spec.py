@@ -24,6 +24,8 @@ class FrontendSpec:
     window: str = "povey"
 
     def __post_init__(self) -> None:
+        if self.mels < 1:
+            raise ValueError(f"frontend: mels is {self.mels}; it must be 1 or more")
         if not 0 < self.hop_samples <= self.window_samples <= self.fft_samples:
             raise ValueError("frontend: needs 0 < hop_samples <= window_samples <= fft_samples")
         if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:

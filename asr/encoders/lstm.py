@@ -28,6 +28,9 @@ class Config:
     dropout: float = 0.0  # between layers, in training
 
     def __post_init__(self) -> None:
+        if self.hidden < 1 or self.projection < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"lstm encoder: hidden {self.hidden} and projection {self.projection} must be 1 or more, "
+                             f"dropout {self.dropout:g} from 0 to below 1")  # fmt: skip
         if self.layers < 1 or self.stack < 1 or any(not 1 <= layer <= self.layers for layer in self.reduce_after):
             raise ValueError(f"lstm encoder: reduce_after {self.reduce_after} and stack {self.stack} do not fit "
                              f"{self.layers} layers")  # fmt: skip

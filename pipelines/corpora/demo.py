@@ -31,10 +31,8 @@ from pipelines.progress import progress
 HELP = "English made on the spot by the packaged speech synthesiser espeak-ng; needs no network"
 
 SAMPLE_RATE = 16000
-MIN_HOURS, MAX_HOURS = (
-    0.01,
-    100.0,
-)  # below, train has too few words to make other sentences of; above, sentences run out
+MIN_HOURS = 0.01  # below, train has too few words to make other sentences of
+MAX_HOURS = 100.0  # above, sentences run out
 CHAPTER_S = 180.0  # no chapter is planned longer: chapters are what workers share
 SILENCE_S = (0.05, 0.7)  # before and after the speech
 SPEECH_DBFS = (-32.0, -18.0)
@@ -174,8 +172,7 @@ def plan_chapters(hours: float, seed: int) -> list[Chapter]:
 
     From half an hour on, dev and test have 60 utterances or more. Raises ValueError for hours that cannot be made.
     """
-    if not MIN_HOURS <= hours <= MAX_HOURS:
-        raise ValueError(f"--hours {hours:g}: the demo corpus can have {MIN_HOURS:g} to {MAX_HOURS:g} hours")
+    _check_hours(hours)
     rng = random.Random(seed)
     train_s = hours * 3600
     least_s = max(15.0, 216.0 * min(1.0, hours / 0.5))
@@ -184,6 +181,11 @@ def plan_chapters(hours: float, seed: int) -> list[Chapter]:
     words = {word for chapter in train for sentence in chapter.sentences for word in sentence.split()}
     dev = _plan_split("dev", max(0.04 * train_s, least_s), rng, taken, words)
     return train + dev + _plan_split("test", max(0.08 * train_s, least_s), rng, taken, words)
+
+
+def _check_hours(hours: float) -> None:
+    if not MIN_HOURS <= hours <= MAX_HOURS:
+        raise ValueError(f"--hours {hours:g}: the demo corpus can have {MIN_HOURS:g} to {MAX_HOURS:g} hours")
 
 
 def _plan_split(
@@ -304,6 +306,11 @@ def _record(spoken: espeak.Samples, rng: np.random.Generator) -> npt.NDArray[np.
 
 def _rms(samples: espeak.Samples) -> float:
     return float(np.sqrt(np.mean(samples**2)))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for hours that cannot be made."""
+    _check_hours(args.hours)
 
 
 def make(args: argparse.Namespace, run: Run) -> None:

@@ -228,9 +228,9 @@ def _ids(rows: list[tuple[int, Span]], root: str) -> dict[Span, str]:
     for line, span in rows:
         stem, _ = posixpath.splitext(span.uri.removeprefix(root + "/"))
         part = f"-{round(span.offset_s * 1000):07d}" if span.offset_s or span.duration_s is not None else ""
-        sharing.setdefault(safe_id(stem) + part, {}).setdefault(span, line)
+        sharing.setdefault(safe_id(stem + part), {}).setdefault(span, line)
     return {
-        span: name if len(spans) == 1 else f"{name}-line{line}"
+        span: name if len(spans) == 1 else safe_id(f"{name}-line{line}")
         for name, spans in sharing.items()
         for span, line in spans.items()
     }

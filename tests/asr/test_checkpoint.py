@@ -147,6 +147,22 @@ def test_facts_that_do_not_fit_are_refused(saved: Path, part: str, values: dict[
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "7"])
+def test_facts_of_another_program_are_refused(saved: Path, text: str) -> None:
+    (saved / FACTS).write_text(text)
+    with pytest.raises(ValueError, match="it says no version"):
+        checkpoint.load(str(saved))
+
+
+def test_a_damaged_training_state_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no training\.safetensors"):
+        checkpoint.load_training(str(saved))
+    (saved / checkpoint.TRAINING_TENSORS).write_bytes(b"cut")
+    (saved / checkpoint.TRAINING_FACTS).write_text("{}")
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoint.load_training(str(saved))
+
+
 def test_another_version_is_refused(saved: Path) -> None:
     facts = json.loads((saved / FACTS).read_text())
     (saved / FACTS).write_text(json.dumps(facts | {"version": 99}))

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +112,14 @@ def test_two_processes_share_the_epoch(toy: Path, tmp_path: Path) -> None:
         (["frontend=e4d1"], "window_samples 320 against 400"),
         (["data.batch_s=0.5"], "data.batch_s"),
         (["data.max_s=0.5"], "no utterance to train on"),
+        (["epochs=0"], "epochs is 0; it must be 1 or more"),
+        (["log_steps=0"], "log_steps is 0"),
+        (["seed=-1"], "seed is -1"),
+        (["optim.warmup_steps=0"], "optim.warmup_steps is 0"),
+        (["optim.lr=.nan"], "optim.lr is nan"),
+        (["data.splice=2"], "data.splice_s"),
+        (["model.joint=0"], "model.joint is 0"),
+        (["model.encoder_options.hidden=0"], "hidden 0"),
     ],
 )
 def test_a_bad_config_is_one_line(
@@ -119,6 +129,52 @@ def test_a_bad_config_is_one_line(
     error = capsys.readouterr().err.strip()
     assert expected in error and "\n" not in error
     assert not (tmp_path / "run").exists(), "nothing may be left of a run that never started"
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_folder_without_a_run_is_refused_and_keeps_its_files(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    assert train.main(arguments(toy, tmp_path, *more)) == 1
+    assert "is not empty and holds no run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_force_deletes_the_old_run_alone(toy: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "notes").write_text("years of work")
+    assert train.main([*arguments(toy, run, "--force"), "epochs=1"]) == 0
+    assert (run / "notes").read_text() == "years of work"
+    assert max(step for step, _, _ in losses(run)) < max(step for step, _, _ in losses(undisturbed))
+
+
+def test_a_run_by_url_is_refused(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(arguments(toy, tmp_path, "--out", "s3://bucket/run")) == 1
+    assert "folder of this machine" in capsys.readouterr().err
+
+
+def test_a_resumed_run_says_the_means_of_the_undisturbed_one(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint lies between two health lines."""
+    assert train.main([*arguments(toy, tmp_path / "whole"), "log_steps=3"]) == 0
+    take, taken = train.train_step, []
+
+    def die(*args: Any) -> dict[str, float]:
+        if len(taken) == 5:
+            raise ValueError("killed")
+        taken.append(1)
+        return take(*args)
+
+    monkeypatch.setattr(train, "train_step", die)
+    assert train.main([*arguments(toy, tmp_path / "cut"), "log_steps=3"]) == 1
+    monkeypatch.undo()
+    assert train.main([*arguments(toy, tmp_path / "cut", "--resume"), "log_steps=3"]) == 0
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole") != []
+    bundles = [tmp_path / run / "last" / "bundle.json" for run in ("cut", "whole")]
+    assert bundles[0].read_bytes() == bundles[1].read_bytes()
 
 
 def test_a_run_is_not_overwritten(toy: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +235,8 @@ def test_a_file_that_cannot_be_read_leaves_the_others_alone(
     first, second = map(json.loads, output.out.splitlines())
     assert "error" in first and second["file"] == good
     assert "1 of 2 files" in output.err and "Traceback" not in output.err
+    assert transcribe.main(["pipe:ls", "", good, "--bundle", f"{undisturbed}/best", "--format", "json"]) == 1
+    assert [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()] == ["pipe:ls", "", good]
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,15 @@ def test_an_unknown_option_is_exit_code_2() -> None:
     assert stop.value.code == 2
 
 
+def test_positionals_may_stand_between_options() -> None:
+    parser = argparse.ArgumentParser(prog="bake")
+    parser.add_argument("--oven")
+    parser.add_argument("breads", nargs="*")
+    seen: list[list[str]] = []
+    assert cli.run(lambda args: seen.append(args.breads), parser, ["rye", "--oven", "1", "oat"]) == 0
+    assert seen == [["rye", "oat"]]
+
+
 def done(args: argparse.Namespace) -> None:
     cli.say(args, "baking")
     cli.summary(args, {"loaves": 3, "name": "brød"}, "3 loaves")

@@ -100,6 +100,18 @@ def test_shell_commands_are_refused() -> None:
             call("pipe:cat /etc/hosts")
 
 
+def test_an_unset_variable_is_not_the_current_folder() -> None:
+    with pytest.raises(ValueError, match="a path is empty"):
+        storage.absolute("")
+
+
+def test_what_an_object_store_says_is_an_os_error_of_one_line() -> None:
+    for call in (storage.exists, storage.read_bytes, lambda uri: list(storage.list_files(uri))):
+        with pytest.raises(OSError, match=r"ftp://host/a: .*Unable to recognise URL") as err:
+            call("ftp://host/a")
+        assert "\n" not in str(err.value)
+
+
 def test_absolute_is_the_form_for_manifests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("a/../b") == os.path.join(tmp_path, "b")

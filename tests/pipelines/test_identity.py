@@ -76,6 +76,22 @@ def test_files_that_no_step_made_are_never_deleted(tmp_path: Path) -> None:
     assert (tmp_path / "thesis").read_text() == "years of work"
 
 
+def test_force_never_deletes_what_is_read(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    identity.claim(out, "bake", {"flour": 1}, False).finish({})
+    for source in (out, f"{out}/flour"):
+        with pytest.raises(ValueError, match=r"--force would delete .* which is read here"):
+            identity.claim(out, "bake", {"flour": 2}, True, [source])
+    identity.claim(out, "bake", {"flour": 2}, True, [f"{out}-other/flour"])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"step": "bake"}'])
+def test_a_record_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / identity.RECORD).write_text(text)
+    with pytest.raises(ValueError, match=r"step\.json: .*choose another --out"):
+        identity.look(str(tmp_path), "bake", {}, False)
+
+
 def test_looking_writes_nothing(tmp_path: Path) -> None:
     assert identity.look(str(tmp_path / "out"), "bake", {}, False).summary is None
     assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.parquet import read_manifests
+from manifests.schema import ID_BYTES
 from pipelines import prepare
 from pipelines.candidates import Candidate, examine, write_toy
 from pipelines.corpora import folder, librispeech
@@ -42,6 +43,26 @@ def dropped(out: Path) -> list[dict[str, Any]]:
 
 
 # Lists
+
+
+def test_long_paths_with_parts_still_fit_into_a_shard(tmp_path: Path) -> None:
+    folders = "a long name of a folder/" * 5
+    write_toy(str(tmp_path / "audio" / folders / "a.wav"), 3.0)
+    rows = [f"{folders}a.wav\tone\t0\t1", f"{folders}a.wav\ttwo\t0\t2", f"{folders}a.wav\tthree\t1\t1"]
+    assert run_list(tmp_path, "l.tsv", "\n".join(["path\ttext\toffset_s\tduration_s", *rows])) == 0
+    ids = [row.id for row in read_manifests([str(tmp_path / "out")])]
+    assert len(set(ids)) == 3 and max(len(id_) for id_ in ids) <= ID_BYTES
+
+
+def test_a_finished_result_without_its_manifest_is_made_again(tmp_path: Path, audio: Path) -> None:
+    for _ in range(2):
+        assert run_list(tmp_path, "l.tsv", "path\ttext\na.wav\tone\n") == 0
+        (tmp_path / "out" / "manifest.parquet").unlink()
+
+
+def test_hours_that_cannot_be_made_leave_the_folder_as_it_was(tmp_path: Path, capsys: Out) -> None:
+    assert run("demo", "--hours", "1000", "--out", tmp_path / "out") == 1
+    assert "--hours 1000" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -277,7 +298,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_result(tree: Path, tmp_path: Pat
         assert run("librispeech", "--root", tree, "--out", tmp_path / "out") == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "error: File too large" in capsys.readouterr().err
+    assert "manifest.parquet: File too large" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
 

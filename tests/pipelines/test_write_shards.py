@@ -20,7 +20,7 @@ from asr import audio
 from asr.frontend import logmel
 from manifests import parquet, storage
 from manifests.schema import Utterance
-from pipelines import featurize
+from pipelines import featurize, prepare
 from pipelines.parts import PART_UTTERANCES, PARTS
 from shards.spec import FrontendSpec
 
@@ -309,6 +309,8 @@ def test_a_full_disk_is_one_clear_line_and_a_repeat_goes_on(tmp_path: Path, corp
     ("more", "message"),
     [
         (["--shard-size", "0"], "--shard-size must be above 0"),
+        (["--shard-size", "nan"], "--shard-size must be above 0"),
+        (["--shard-size", "inf"], "--shard-size must be above 0 and finite"),
         (["--workers", "-1"], "--workers 0 or more"),
         (["--frontend", "defualt"], "did you mean default?"),
         (["--splits", "dev-other"], "no split dev-other; there are train"),
@@ -321,6 +323,37 @@ def test_wrong_options_are_one_clear_line(
     corpus(tmp_path / "in", 1)
     assert run(tmp_path / "in", tmp_path / "out", *more) == 1
     assert message in one_line(capsys) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing shard", "short shard", "missing index"])
+def test_a_finished_set_that_lost_files_is_made_again(tmp_path: Path, corpus: Corpus, damage: str) -> None:
+    corpus(tmp_path / "in", 3)
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    before = files(tmp_path / "out")
+    path = tmp_path / "out" / ("index.parquet" if damage == "missing index" else "train-00000.tar")
+    if damage == "short shard":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert files(tmp_path / "out") == before
+
+
+def test_the_manifest_is_never_replaced_by_its_shards(tmp_path: Path, capsys: Printed) -> None:
+    toy = prepare.found()["librispeech"].tiny(tmp_path)
+    assert prepare.main(["librispeech", *toy, "--out", f"{tmp_path}/m", "--workers", "1"]) == 0
+    before = files(tmp_path / "m")
+    capsys.readouterr()
+    assert run(tmp_path / "m", tmp_path / "m", "--force") == 1
+    assert "--force would delete" in one_line(capsys) and files(tmp_path / "m") == before
+
+
+def test_a_split_is_no_path(tmp_path: Path, corpus: Corpus) -> None:
+    corpus(tmp_path / "in", 1, split="train")
+    (row,) = parquet.read_manifests([str(tmp_path / "in")])
+    parquet.write_utterances(str(tmp_path / "in" / "manifest.parquet"), [replace(row, split="../x/y")])
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "urls-___x_y.txt").read_text() == "___x_y-00000.tar\n"
 
 
 def test_a_manifest_without_utterances_is_refused(tmp_path: Path, capsys: Printed) -> None:

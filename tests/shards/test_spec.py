@@ -45,6 +45,7 @@ def test_equal_specs_have_one_fingerprint_and_pass() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"mels": 0}, "mels is 0; it must be 1 or more"),
         ({"hop_samples": 0}, "hop_samples"),
         ({"hop_samples": 401}, "hop_samples <= window_samples"),
         ({"window_samples": 513}, "window_samples <= fft_samples"),
