@@ -4,7 +4,7 @@ All work on log-mel features of one utterance [t, f] in numpy, but SpecAugment, 
 Each takes its random numbers from a generator, so that a step's augmentation is a function of (seed, epoch, step).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -30,6 +30,17 @@ class AugmentConfig:
     time_mask_share: float = 0.2  # a mask covers at most this share of the example
     mel_masks: int = 1
     mel_mask_mels: int = 15
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= (value := getattr(self, field.name)) < float("inf"):
+                raise ValueError(f"augment.{field.name} is {value}; it must be 0 or more, and finite")
+        for name, value in (("share", self.share), ("time_mask_share", self.time_mask_share)):
+            if value > 1:
+                raise ValueError(f"augment.{name} is {value:g}; it is a share, 1 at most")
+        for name, value in (("speed", self.speed), ("vocal_tract", self.vocal_tract)):
+            if value >= 1:
+                raise ValueError(f"augment.{name} is {value:g}; it must be below 1, as factors go down to 1 - {name}")
 
 
 def utterance(feats_tf: np.ndarray, config: AugmentConfig, spec: FrontendSpec, rng: np.random.Generator) -> np.ndarray:

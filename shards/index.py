@@ -115,6 +115,8 @@ def open_shards(source: str) -> ShardSet:
     """
     source = storage.absolute(source)
     if source.endswith(".parquet"):
+        if storage.name(source) != INDEX:
+            raise ValueError(f"{source}: is not the {INDEX} of a shard set; give that, its folder, or a list of shards")
         return _one(storage.parent(source), None)
     if source.endswith(".tar"):
         return _one(storage.parent(source), [source])
@@ -141,8 +143,13 @@ def _one(folder: str, urls: list[str] | None) -> ShardSet:
     for name in (INDEX, STATS):
         if not storage.exists(storage.join(folder, name)):
             raise ValueError(f"{folder}: has no {name}, so it is not a finished shard set; repeat write-shards for it")
-    with storage.open_read(storage.join(folder, INDEX)) as file:
-        table = pq.read_table(pa.PythonFile(file, mode="r"))
+    try:
+        with storage.open_read(storage.join(folder, INDEX)) as file:
+            table = pq.read_table(pa.PythonFile(file, mode="r"))
+    except pa.ArrowInvalid as err:
+        raise ValueError(
+            f"{folder}/{INDEX}: is damaged ({err}); the same write-shards command again mends it"
+        ) from None
     if not table.schema.equals(SCHEMA):
         raise ValueError(f"{folder}/{INDEX}: has other columns than this version; found {table.schema.names}")
     stats = json.loads(storage.read_bytes(storage.join(folder, STATS)))

@@ -118,6 +118,8 @@ def test_two_processes_share_the_epoch(toy: Path, tmp_path: Path) -> None:
         (["optim.warmup_steps=0"], "optim.warmup_steps is 0"),
         (["optim.lr=.nan"], "optim.lr is nan"),
         (["data.splice=2"], "data.splice_s"),
+        (["augment.speed=1"], "augment.speed is 1; it must be below 1"),
+        (["augment.gap_s=-1"], "augment.gap_s is -1.0"),
         (["model.joint=0"], "model.joint is 0"),
         (["model.encoder_options.hidden=0"], "hidden 0"),
     ],

@@ -165,6 +165,16 @@ def test_an_index_with_other_columns_is_refused(sets: Sets, tmp_path: Path) -> N
         open_shards(str(folder))
 
 
+def test_a_damaged_index_and_another_parquet_are_named(sets: Sets, tmp_path: Path) -> None:
+    folder = shutil.copytree(sets["dev"], tmp_path / "cut")
+    shutil.copy(folder / "index.parquet", folder / "dropped.parquet")
+    with pytest.raises(ValueError, match=r"dropped\.parquet: is not the index\.parquet"):
+        open_shards(str(folder / "dropped.parquet"))
+    (folder / "index.parquet").write_bytes((folder / "index.parquet").read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"index\.parquet: is damaged"):
+        open_shards(str(folder))
+
+
 FRAMES = st.lists(st.floats(-20, 20), min_size=1, max_size=12)
 
 
