@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.load import build
-from manifests import storage
+from manifests import parquet, storage
 from manifests.schema import UTTERANCE_SCHEMA
 from shards.spec import FrontendSpec, check_same
 
@@ -144,8 +143,7 @@ def _one(folder: str, urls: list[str] | None) -> ShardSet:
         if not storage.exists(storage.join(folder, name)):
             raise ValueError(f"{folder}: has no {name}, so it is not a finished shard set; repeat write-shards for it")
     try:
-        with storage.open_read(storage.join(folder, INDEX)) as file:
-            table = pq.read_table(pa.PythonFile(file, mode="r"))
+        table = parquet.read(storage.join(folder, INDEX))
     except pa.ArrowInvalid as err:
         raise ValueError(
             f"{folder}/{INDEX}: is damaged ({err}); the same write-shards command again mends it"
