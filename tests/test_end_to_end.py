@@ -12,8 +12,9 @@ from asr.scoring import count_edits
 from manifests import parquet
 
 MEMORISE = [
-    "epochs=90", "shortest_first=1", "dev_epochs=90", "data.batch_s=24", "data.max_s=24", "augment.share=0", "augment.gap_s=0",
-    "augment.time_masks=0", "augment.mel_masks=0", "model.predictor_dropout=0", "optim.warmup_steps=200",
+    "epochs=90", "shortest_first=1", "dev_epochs=90", "data.batch_s=24", "data.max_s=24", "augment.share=0",
+    "augment.gap_s=0", "augment.time_masks=0", "augment.mel_masks=0", "model.predictor_dropout=0",
+    "optim.warmup_steps=200",
 ]  # fmt: skip
 
 
