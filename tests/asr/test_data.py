@@ -137,7 +137,7 @@ def test_a_shard_that_is_cut_short_is_named(
     shard.write_bytes(shard.read_bytes()[:kept_bytes])
     cut = Corpus(open_shards(str(tmp_path / "set")), vocab)
     before = threading.active_count()
-    with pytest.raises(EOFError, match=rf"{shard}: is shorter than its index says; write-shards --force"):
+    with pytest.raises(EOFError, match=rf"{shard}: is shorter than its index says; the same write-shards command"):
         list(data.batches(cut, all_rows(cut), plan_of(cut, all_rows(cut)), 0, 0, None, SEED))
     assert threading.active_count() == before
 
