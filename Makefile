@@ -10,8 +10,8 @@ export OPENBLAS_NUM_THREADS = 1
 .PHONY: help install demo test test-slow lint format clean-demo
 
 help:
-	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (about 10 minutes)"
-	@echo "make test    the test suite (under 5 minutes)"
+	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (8 minutes on two cores)"
+	@echo "make test    the test suite (a minute or two)"
 	@echo "make lint    ruff and mypy"
 
 install: $(VENV)/installed

@@ -17,7 +17,8 @@ def run(body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentPars
     try:
         body(args)
     except KeyboardInterrupt:
-        return _fail(parser, "stopped; the same command goes on from here", code=130)
+        again = "the same command with --resume" if "resume" in args else "the same command"
+        return _fail(parser, f"stopped; {again} continues from what was finished", code=130)
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
     except OSError as err:

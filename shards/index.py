@@ -122,7 +122,9 @@ def open_shards(source: str) -> ShardSet:
     if storage.is_folder(source):
         return _one(source, None)
     if not storage.exists(source):
-        raise ValueError(f"{source}: no such list, folder or index of shards; write-shards --out makes one")
+        listed = storage.exists(storage.join(storage.parent(source), URLS))
+        hint = f"that folder has {URLS} and urls-<split>.txt" if listed else "write-shards --out makes one"
+        raise ValueError(f"{source}: no such list, folder or index of shards; {hint}")
     return _join([_one(folder, urls) for folder, urls in _by_folder(source)])
 
 

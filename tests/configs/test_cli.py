@@ -31,7 +31,7 @@ def raises(error: BaseException) -> Callable[[argparse.Namespace], None]:
     [
         (ValueError("no flour; buy some"), 1, "no flour; buy some"),
         (EOFError("a.tar: cut short"), 1, "a.tar: cut short"),
-        (KeyboardInterrupt(), 130, "stopped; the same command goes on from here"),
+        (KeyboardInterrupt(), 130, "stopped; the same command continues from what was finished"),
         (FileNotFoundError(2, "No such file", "a.wav"), 1, "a.wav: no such file or folder"),
         (FileNotFoundError("s3://b/a is not there"), 1, "s3://b/a is not there"),
         (PermissionError(13, "Permission denied", "/root/a"), 1, "/root/a: Permission denied"),
