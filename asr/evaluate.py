@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -47,6 +48,11 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[i
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         errors += sum(r != h for r, h in align(reference.split(), hypothesis.split()))
     return errors, sum(len(r.split()) for r in references)
+
+
+def command() -> NoReturn:
+    """The process that a user starts."""
+    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:

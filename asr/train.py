@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,11 @@ from asr.session import Session, epoch_plan, not_finite_uri, prepare, save_last
 from configs import cli
 from manifests import storage
 from shards.plan import Plan
+
+
+def command() -> NoReturn:
+    """The process that a user starts."""
+    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,4 +168,4 @@ def _summary(args: argparse.Namespace, session: Session) -> None:
 
 
 if __name__ == "__main__":  # torchrun -m asr.train
-    raise SystemExit(main())
+    command()

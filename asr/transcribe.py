@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 import torch
 
@@ -13,6 +14,11 @@ from asr.stream import Word
 from configs import cli
 
 WHOLE_FILE_S = 600  # --chunk-ms 0 reads in pieces of ten minutes, so that memory stays bounded
+
+
+def command() -> NoReturn:
+    """The process that a user starts."""
+    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
