@@ -14,6 +14,7 @@ import pytest
 from asr import evaluate, train, transcribe
 from pipelines import featurize, prepare, vocab
 
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # as the tests themselves: sums depend on the number of threads
 MICRO = [
     "epochs=3", "log_steps=1", "save_steps=2", "data.batch_s=8", "optim.warmup_steps=4",
     "model.encoder_options.hidden=16", "model.encoder_options.layers=1", "model.encoder_options.projection=16",
@@ -69,7 +70,7 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
 ) -> None:
     run = tmp_path / "killed"
     command = [sys.executable, "-m", "asr.train", *arguments(toy, run, "--resume")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ONE_THREAD)
     assert process.stdout is not None
     seen = 0
     for line in process.stdout:
@@ -98,7 +99,7 @@ def test_two_processes_share_the_epoch(toy: Path, tmp_path: Path) -> None:
     """torchrun with two gloo ranks: half the steps of one process, and a bundle in the end."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command = [*launcher, "asr.train", *arguments(toy, tmp_path / "run"), "epochs=1"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 process(es)" in done.stdout
     assert (tmp_path / "run" / "last" / "bundle.json").exists()
