@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr import frontend
 from shards.spec import FrontendSpec
 
-FLOOR = float(np.log(np.finfo(np.float32).eps))  # log-mel of digital silence
+FLOOR = float(np.log(frontend.FLOOR))  # log-mel of digital silence
 
 
 @dataclass(frozen=True)

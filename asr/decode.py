@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asr.transducer import BLANK, PredictorState, Transducer
+from asr.tokenizer import BLANK
+from asr.transducer import PredictorState, Transducer
 
 MAX_SYMBOLS = 8  # tokens in one encoder frame; only a model that has not learnt to stop meets this limit
 

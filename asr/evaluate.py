@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from asr import checkpoint, score_page
 from asr.data import Corpus
 from asr.decode import greedy
-from asr.scoring import Scored, align, score
+from asr.scoring import Scored, count_edits, score
 from asr.tokenizer import Tokenizer
 from asr.transducer import Transducer
 from configs import cli
@@ -46,7 +46,7 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[i
     """Word edits summed over utterances, and words in the references."""
     errors = 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        errors += sum(r != h for r, h in align(reference.split(), hypothesis.split()))
+        errors += count_edits(reference, hypothesis).errors
     return errors, sum(len(r.split()) for r in references)
 
 

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 import asr.encoders
 from asr.loss import Precision, transducer_loss
+from asr.tokenizer import BLANK
 from configs.load import build
 
-BLANK = 0
 T = TypeVar("T", int, Tensor, np.ndarray)
 
 
