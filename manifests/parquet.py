@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests import storage
-from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, Utterance, to_table, utterances
+from manifests.schema import UTTERANCE_SCHEMA, Utterance, to_table, utterances
 
 MANIFEST = "manifest.parquet"
 DROPPED = "dropped.parquet"
@@ -21,11 +21,13 @@ def write(uri: str, table: pa.Table) -> None:
 
 def write_utterances(uri: str, rows: Iterable[Utterance]) -> None:
     """Write a manifest, in the order of split and id."""
-    write(uri, to_table(sorted(rows, key=lambda u: (u.split, u.id)), UTTERANCE_SCHEMA))
+    write(uri, in_order(to_table(list(rows), UTTERANCE_SCHEMA)))
 
 
-def write_dropped(uri: str, rows: Iterable[Dropped]) -> None:
-    write(uri, to_table(sorted(rows, key=lambda d: (d.split, d.id, d.reason, d.detail)), DROPPED_SCHEMA))
+def in_order(table: pa.Table) -> pa.Table:
+    """Utterances by split and id; what was dropped by split, id, reason and detail."""
+    keys = [name for name in ("split", "id", "reason", "detail") if name in table.column_names]
+    return table.take(pc.sort_indices(table, [(name, "ascending") for name in keys]))
 
 
 def read_manifests(uris: Sequence[str], splits: Sequence[str] | None = None) -> list[Utterance]:
@@ -34,19 +36,28 @@ def read_manifests(uris: Sequence[str], splits: Sequence[str] | None = None) -> 
     Raises ValueError for a missing manifest, one of another schema, a split that none of them has, or an id that
     occurs twice.
     """
+    return utterances(read_tables(uris, splits))
+
+
+def read_tables(uris: Sequence[str], splits: Sequence[str] | None = None) -> pa.Table:
+    """What `read_manifests` reads, as one table; it raises the same."""
     tables = [(uri, _read(uri)) for uri in uris]
     if splits is not None:
         _check_splits(tables, splits)
         tables = [(uri, table.filter(pc.is_in(table["split"], pa.array(splits)))) for uri, table in tables]
-    rows: list[Utterance] = []
+    joined = pa.concat_tables([table for _, table in tables])
+    if len(pc.unique(joined["id"])) < len(joined):
+        _refuse_twice(tables)
+    return joined
+
+
+def _refuse_twice(tables: list[tuple[str, pa.Table]]) -> None:
     owner: dict[str, str] = {}
     for uri, table in tables:
-        for row in utterances(table):
-            if row.id in owner:
-                raise ValueError(f"utterance {row.id} is in {owner[row.id]} and again in {uri}; leave one of them out")
-            owner[row.id] = uri
-            rows.append(row)
-    return rows
+        for id_ in table["id"].to_pylist():
+            if id_ in owner:
+                raise ValueError(f"utterance {id_} is in {owner[id_]} and again in {uri}; leave one of them out")
+            owner[id_] = uri
 
 
 def read(uri: str) -> pa.Table:

@@ -1,6 +1,8 @@
 """The one door to bytes: local paths and object-store URLs behind the same calls.
 
 A URI is a plain path (`data/a.flac`) or a URL that obstore knows (`s3://`, `gs://`, `az://`, `http(s)://`, `file://`).
+A member of an uncompressed tar is a URI too, for reading: `<tar>#<byte offset>+<byte length>/<member name>`. The offset
+is that of its data, so one ranged read gets it, from a disk or an object store, and the tar is never unpacked.
 Every write appears whole under its name or not at all. Shell commands in URIs (`pipe:`) are refused.
 """
 
@@ -8,21 +10,56 @@ import contextlib
 import io
 import os
 import posixpath
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from manifests.rawfile import Remote, Upload, Window, os_errors
+
 STAGING = ".writing-"  # start of the name of a file that is not finished; readers and listings pass it over
+UPLOAD_BYTES = 16 << 20  # of one part of an upload; S3 takes 10,000 of them, so an object may have 160 GB
+# Of a member of a local tar, at most this much is read at once when it is opened: about what Linux reads ahead anyway.
+SMALL_BYTES = 128 << 10
+SMALL_REMOTE_BYTES = 1 << 20  # one request for all of it, where opening it to read parts costs two or more
+
+_MEMBER = re.compile(r"(.*?\.tar)#(\d+)\+(\d+)/(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of an uncompressed tar: `length` bytes from byte `offset` of `tar`."""
+
+    tar: str
+    offset: int
+    length: int
+    name: str
+
+
+def member_uri(tar: str, offset: int, length: int, name: str) -> str:
+    """The URI of a tar's member; `offset` in bytes is where its data begins, past its header."""
+    return f"{tar}#{offset}+{length}/{name}"
+
+
+def member(uri: str) -> Member | None:
+    """What a member's URI says, or None for any other URI."""
+    if "#" not in uri or (match := _MEMBER.fullmatch(uri)) is None:
+        return None
+    tar, offset, length, name = match.groups()
+    return Member(tar, int(offset), int(length), name)
 
 
 def is_local(uri: str) -> bool:
     """True for a path on this machine. Raises ValueError for a URI that names a shell command."""
     if uri.startswith("pipe:"):
         raise ValueError(f"{uri}: shell commands are not read; give a path or a URL such as s3://bucket/key")
+    if "://" in uri and (inside := member(uri)):  # the member's name may hold anything
+        uri = inside.tar
     return "://" not in uri or uri.startswith("file://")
 
 
@@ -34,6 +71,8 @@ def absolute(uri: str | Path) -> str:
     uri = str(uri)
     if not uri:
         raise ValueError("a path is empty; give a path or a URL")
+    if inside := member(uri):
+        return member_uri(absolute(inside.tar), inside.offset, inside.length, inside.name)
     if not is_local(uri):
         return uri.rstrip("/")
     if uri.startswith("file://"):
@@ -46,6 +85,9 @@ def join(uri: str, *names: str) -> str:
 
 
 def parent(uri: str) -> str:
+    """The folder that a file lies in; of a member of a tar: the tar."""
+    if inside := member(uri):
+        return inside.tar
     return posixpath.dirname(uri)
 
 
@@ -60,22 +102,14 @@ def _remote(uri: str) -> Iterator[tuple[Any, str]]:
 
     parts = urlsplit(uri)
     options: Any = {"allow_http": True} if parts.scheme == "http" else None
-    with _os_errors(uri):
+    with os_errors(uri):
         yield from_url(f"{parts.scheme}://{parts.netloc}", client_options=options), unquote(parts.path.lstrip("/"))
 
 
-@contextlib.contextmanager
-def _os_errors(uri: str) -> Iterator[None]:
-    from obstore.exceptions import BaseError
-
-    try:
-        yield
-    except BaseError as err:  # a missing object is a FileNotFoundError already
-        raise OSError(f"{uri}: {str(err).splitlines()[0]}") from None
-
-
 def exists(uri: str) -> bool:
-    """True when a file (local: or a folder) of that name is there."""
+    """True when a file (local: or a folder) of that name is there; a member: when its tar reaches to its end."""
+    if inside := member(uri):
+        return exists(inside.tar) and size_bytes(inside.tar) >= inside.offset + inside.length
     if is_local(uri):
         return os.path.exists(absolute(uri))
     import obstore
@@ -96,6 +130,9 @@ def is_folder(uri: str) -> bool:
 
 
 def size_bytes(uri: str) -> int:
+    """Raises FileNotFoundError. Of a member of a tar it is what its URI says; the tar is not looked at."""
+    if inside := member(uri):
+        return inside.length
     if is_local(uri):
         return os.stat(absolute(uri)).st_size
     import obstore
@@ -104,33 +141,40 @@ def size_bytes(uri: str) -> int:
         return int(obstore.head(store, key)["size"])
 
 
-def list_files(folder: str) -> Iterator[tuple[str, int]]:
-    """(URI, bytes) of every finished file below `folder`, in name order; nothing for a folder that is not there."""
+def list_files(folder: str, deep: bool = True) -> Iterator[tuple[str, int]]:
+    """(URI, bytes) of every finished file below `folder` (not `deep`: right in it), in name order.
+
+    Nothing for a folder that is not there.
+    """
     if is_local(folder):
-        yield from _list_local(absolute(folder))
+        yield from _list_local(absolute(folder), deep)
         return
     import obstore
 
     with _remote(folder) as (store, key):
         root = folder.rstrip("/")[: len(folder.rstrip("/")) - len(key.rstrip("/"))]
         found = [(m["path"], int(m["size"])) for chunk in obstore.list(store, prefix=key or None) for m in chunk]
-    yield from ((root + path, size) for path, size in sorted(found))
+    depth = len(key.rstrip("/")) + 1 if key else 0
+    yield from ((root + path, size) for path, size in sorted(found) if deep or "/" not in path[depth:])
 
 
-def _list_local(folder: str) -> Iterator[tuple[str, int]]:
+def _list_local(folder: str, deep: bool) -> Iterator[tuple[str, int]]:
     try:
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         if entry.is_dir():
-            yield from _list_local(entry.path)
+            if deep:
+                yield from _list_local(entry.path, deep)
         elif not entry.name.startswith(STAGING) and entry.is_file():
             yield entry.path, entry.stat().st_size
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file. Raises FileNotFoundError."""
+    if inside := member(uri):
+        return read_range(inside.tar, inside.offset, inside.length)
     if is_local(uri):
         with open(absolute(uri), "rb") as file:
             return file.read()
@@ -142,9 +186,15 @@ def read_bytes(uri: str) -> bytes:
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
     """`length` bytes from `offset`. Raises EOFError when the file ends before."""
+    if inside := member(uri):
+        if offset + length > inside.length:
+            raise EOFError(f"{uri}: ends before byte {offset + length}")
+        return read_range(inside.tar, inside.offset + offset, length)
     if is_local(uri):
         with open(absolute(uri), "rb", buffering=0) as file:
             data = os.pread(file.fileno(), length, offset)
+    elif not length:  # no range of HTTP is empty
+        data = b""
     else:
         import obstore
 
@@ -156,40 +206,28 @@ def read_range(uri: str, offset: int, length: int) -> bytes:
 
 
 def open_read(uri: str) -> IO[bytes]:
-    """A seekable binary file."""
+    """A seekable binary file; of a member of a tar, one that begins and ends with it."""
+    if inside := member(uri):
+        return _open_member(inside)
     if is_local(uri):
         return open(absolute(uri), "rb")
+    return cast(IO[bytes], io.BufferedReader(_open_remote(uri), buffer_size=1 << 20))
+
+
+def _open_member(inside: Member) -> IO[bytes]:
+    local = is_local(inside.tar)
+    if inside.length <= (SMALL_BYTES if local else SMALL_REMOTE_BYTES):
+        return io.BytesIO(read_range(inside.tar, inside.offset, inside.length))
+    whole = io.FileIO(absolute(inside.tar)) if local else _open_remote(inside.tar)
+    window = Window(whole, inside.offset, inside.length)
+    return cast(IO[bytes], io.BufferedReader(window, buffer_size=(64 << 10) if local else (1 << 20)))
+
+
+def _open_remote(uri: str) -> Remote:
     import obstore
 
     with _remote(uri) as (store, key):
-        reader = obstore.open_reader(store, key)
-    return cast(IO[bytes], io.BufferedReader(_Remote(reader, uri), buffer_size=1 << 20))
-
-
-class _Remote(io.RawIOBase):
-    """An obstore reader with the methods that Python's buffered file asks for."""
-
-    def __init__(self, reader: Any, uri: str) -> None:
-        self._reader = reader
-        self._uri = uri
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._reader.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        with _os_errors(self._uri):
-            data = self._reader.read(len(buffer))
-        buffer[: len(data)] = memoryview(data)
-        return len(data)
+        return Remote(obstore.open_reader(store, key), uri)
 
 
 def read_text(uri: str) -> str:
@@ -231,8 +269,8 @@ def _remote_write(uri: str) -> Iterator[IO[bytes]]:
     import obstore
 
     with _remote(uri) as (store, key):
-        writer = obstore.open_writer(store, key)
-        yield cast(IO[bytes], writer)
+        writer = obstore.open_writer(store, key, buffer_size=UPLOAD_BYTES, max_concurrency=4)
+        yield cast(IO[bytes], Upload(writer))
         writer.close()
 
 
@@ -271,6 +309,50 @@ def delete_staged(folder: str) -> None:
         for entry in os.scandir(absolute(folder)):
             if entry.name.startswith(STAGING):
                 os.unlink(entry.path)
+
+
+def delete_abandoned(folder: str, start: str = "") -> None:
+    """Delete what killed writers of files whose names begin with `start` left in a local folder.
+
+    A writer that still runs on this machine keeps its own: two commands may have the same folder.
+    """
+    if not is_local(folder) or not os.path.isdir(absolute(folder)):
+        return
+    for entry in list(os.scandir(absolute(folder))):
+        if entry.name.startswith(STAGING + start):
+            pid = entry.name.rpartition("-")[2]
+            if not pid.isdigit() or int(pid) == os.getpid() or not _runs(int(pid)):
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def staged_bytes(folder: str, start: str = "") -> int:
+    """How much of files whose names begin with `start` was written so far; 0 in an object store, which does not say."""
+    if not is_local(folder) or not os.path.isdir(absolute(folder)):
+        return 0
+    return sum(e.stat().st_size for e in os.scandir(absolute(folder)) if e.name.startswith(STAGING + start))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def move_folder(folder: str, to: str) -> None:
+    """Give a folder, or every object under a prefix, another name in the same place; what was there is deleted."""
+    delete_folder(to)
+    if is_local(folder):
+        os.replace(absolute(folder), absolute(to))
+        return
+    import obstore
+
+    for uri, _ in list(list_files(folder + "/")):
+        with _remote(uri) as (store, key), _remote(to + uri[len(folder) :]) as (_, new_key):
+            obstore.rename(store, key, new_key)
 
 
 def memory_map(path: str) -> np.memmap:

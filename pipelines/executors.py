@@ -1,7 +1,8 @@
 """Where parts of a job run: in this process, or as Ray tasks here or on a cluster. The only module that imports Ray.
 
-Both forms are one call, `run(fn, items)`, that yields (position, result) as parts finish. Audio never travels through
-it: a task reads its inputs and writes its outputs by URL and returns a few numbers.
+Both forms are one call, `run(fn, items)`, that yields (position, result) as parts finish; `at_most` bounds how many are
+under way at once. Audio never travels through it: a task reads its inputs and writes its outputs by URL and returns a
+few numbers.
 """
 
 import contextlib
@@ -19,7 +20,9 @@ RETRIES = 3  # how often a task is repeated whose worker or node died
 
 
 class Run(Protocol):
-    def __call__(self, fn: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]: ...
+    def __call__(
+        self, fn: Callable[[Item], Result], items: Sequence[Item], at_most: int | None = None
+    ) -> Iterator[tuple[int, Result]]: ...
 
 
 def cores() -> int:
@@ -34,10 +37,12 @@ def executor(workers: int, address: str | None = None) -> Iterator[Run]:
         yield _run_inline
         return
     with _ray(workers, address) as in_flight:
-        yield lambda fn, items: _run_ray(fn, items, in_flight)
+        yield lambda fn, items, at_most=None: _run_ray(fn, items, min(in_flight, at_most or in_flight))
 
 
-def _run_inline(fn: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+def _run_inline(
+    fn: Callable[[Item], Result], items: Sequence[Item], at_most: int | None = None
+) -> Iterator[tuple[int, Result]]:
     for position, item in enumerate(items):
         yield position, fn(item)
 

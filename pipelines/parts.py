@@ -142,7 +142,10 @@ def _features_or_reason(utterance: Utterance, spec: FrontendSpec) -> np.ndarray 
     u = utterance
     drop = (u.id, u.corpus, u.split, u.audio, u.duration_s, u.text_raw)
     try:
-        feats_tf = logmel(audio.read(u.audio, spec.sample_rate, u.offset_s, u.duration_s), spec)
+        samples = audio.read(u.audio, spec.sample_rate, u.offset_s, u.duration_s, channel=u.channel)
+        if u.dc_offset or u.gain_db:
+            samples = (samples - np.float32(u.dc_offset)) * np.float32(10 ** (u.gain_db / 20))
+        feats_tf = logmel(samples, spec)
     except (audio.AudioError, FileNotFoundError) as err:
         return Dropped(*drop, "undecodable", str(err))
     if not len(feats_tf):

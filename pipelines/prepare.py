@@ -1,9 +1,11 @@
-"""prepare-corpus: a corpus as it is distributed becomes manifest.parquet and dropped.parquet.
+"""prepare-corpus: a corpus as it is distributed becomes a manifest, what was dropped, and a report.
 
 Each module in pipelines/corpora is a subcommand of its name. It has HELP, add_arguments(parser), candidates(args),
-which lists the corpus, and tiny(folder), which writes a toy of it and returns the arguments that read the toy. A corpus
-that is made and not found also has make(args, run), which writes its audio and is called before candidates; it may have
-check(args), which raises ValueError for options that cannot be met before anything is touched.
+which lists the corpus, and tiny(folder), which writes a toy of it and returns the arguments that read the toy. It may
+have fetch(args), which brings the corpus here before it is listed, and published(args), the number of utterances that
+each split of the distribution has. A corpus that is made and not found also has make(args, run), which writes its audio
+and is called before candidates, and maybe check(args), which raises ValueError for options that cannot be met before
+anything is touched.
 """
 
 import argparse
@@ -11,24 +13,34 @@ import functools
 import hashlib
 import importlib
 import pkgutil
+import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import pyarrow as pa
+
 from configs import cli
-from manifests import parquet, schema, storage, text
-from manifests.schema import Dropped, Utterance
-from pipelines import corpora, executors, identity
-from pipelines.candidates import Candidate, drop, examine
+from manifests import schema, storage
+from manifests import text as manifest_text
+from manifests.filters import from_arguments
+from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, to_table
+from pipelines import corpora, examine, executors, fingerprint, identity, manifest
+from pipelines.candidates import Candidate, drop
+from pipelines.examine import Rules
+from pipelines.manifest import Draft
 from pipelines.progress import progress
 
 STEP = "prepare-corpus"
+VERSION = 1  # raise it when the same inputs give other rows: old results are then refused, not taken for finished
 CHUNK = 256  # candidates in one task
 # Seconds before Ray is started: it needs some itself, and 28,600 FLAC headers took 3 s here but 13 s with two workers
 ALONE_S = 5.0
-COMMON = ("corpus", "out", "max_duration_s", "force", "workers", "ray_address", "json")
+COMMON = ("corpus", "out", "force", "workers", "ray_address", "json", "keep_leaks", "headers_only", "loudness", "trim")
 
 
 class Corpus(Protocol):
@@ -50,7 +62,7 @@ def found() -> dict[str, Corpus]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.run(prepare, _parser(), argv)
+    return cli.run(functools.partial(prepare, argv=argv), _parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,9 +73,17 @@ def _parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.add_argument("--out", required=True, help="folder or URL that the manifest goes to")
         command.add_argument(
-            "--max-duration-s", type=float, default=60.0, help="leave out what is longer (default: %(default)g)"
+            "--headers-only",
+            action="store_true",
+            help="believe the files' headers, decode nothing: fast, but no levels, no search for damage or duplicates",
         )
-        command.add_argument("--force", action="store_true", help="replace the result of other inputs in --out")
+        command.add_argument(
+            "--loudness", type=float, metavar="LUFS", help="bring each utterance to this loudness, for instance -23"
+        )
+        command.add_argument(
+            "--trim", type=float, metavar="DB", help="cut off ends that are this far below the loudest, for instance 40"
+        )
+        manifest.add_arguments(command, "max_pieces_per_s")
         command.add_argument(
             "--workers", type=int, default=executors.cores(), help="processes (default: %(default)s, one per core)"
         )
@@ -72,61 +92,90 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(args: argparse.Namespace) -> None:
+def prepare(args: argparse.Namespace, argv: list[str] | None = None) -> None:
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: must be 1 or more")
-    if not args.max_duration_s > 0:
-        raise ValueError(f"--max-duration-s {args.max_duration_s:g}: must be above 0")
+    rules = _rules(args)
     corpus = found()[args.corpus]
     args.out = storage.absolute(args.out)
     if getattr(args, "root", None):  # also as it stands in step.json
         args.root = storage.absolute(args.root)
+    command = shlex.join([STEP, *(sys.argv[1:] if argv is None else argv)])
     make = getattr(corpus, "make", None)
-    summary = _from_making(args, corpus, make) if make else _from_listing(args, corpus)
-    cli.summary(args, summary | {"out": args.out}, _as_text(args, summary))
+    if make:
+        summary = _from_making(args, rules, corpus, make, command)
+    else:
+        summary = _from_listing(args, rules, corpus, command)
+    cli.summary(args, summary | {"out": args.out}, manifest.text(args.out, summary))
+
+
+def _rules(args: argparse.Namespace) -> Rules:
+    limits = from_arguments(args)
+    if args.headers_only and (args.loudness is not None or args.trim is not None):
+        raise ValueError("--headers-only: --loudness and --trim need the audio; leave one of them out")
+    if args.loudness is not None and not -70 <= args.loudness <= 0:
+        raise ValueError(f"--loudness {args.loudness:g}: must be between -70 and 0 LUFS; broadcasts have -23")
+    if args.trim is not None and not 10 <= args.trim <= 120:
+        raise ValueError(f"--trim {args.trim:g}: must be between 10 and 120 dB below the loudest")
+    return Rules(
+        min_duration_s=limits.min_duration_s,
+        max_duration_s=limits.max_duration_s,
+        listen=not args.headers_only,
+        loudness_lufs=args.loudness,
+        trim_db=args.trim,
+    )
 
 
 def _from_making(
-    args: argparse.Namespace, corpus: Corpus, make: Callable[[argparse.Namespace, executors.Run], None]
+    args: argparse.Namespace,
+    rules: Rules,
+    corpus: Corpus,
+    make: Callable[[argparse.Namespace, executors.Run], None],
+    command: str,
 ) -> dict[str, Any]:
     """The options decide all of it. The folder is claimed first, as the audio may go into it."""
     if check := getattr(corpus, "check", None):
         check(args)
-    options = {key: value for key, value in vars(args).items() if key not in COMMON}
-    claim = identity.claim(args.out, STEP, _inputs(args) | options, args.force)
-    if claim.summary is not None and _is_whole(args.out):
+    options = {key: value for key, value in vars(args).items() if key not in COMMON and not _is_limit(key)}
+    claim = identity.claim(args.out, STEP, _inputs(args, rules) | options, args.force)
+    if claim.summary is not None and manifest.is_whole(args.out):
         return _already_done(args, claim.summary)
     with executors.executor(args.workers if args.workers > 1 else 0, args.ray_address) as run:
         make(args, run)
-    utterances, dropped = _examine(args, list(corpus.candidates(args)))
-    return _write(claim, utterances, dropped)
+    draft = _examine(args, rules, list(corpus.candidates(args)))
+    cleaned, leaking = manifest.clean(draft, from_arguments(args), args.keep_leaks, None)
+    return manifest.write(claim, cleaned, leaking, args.corpus, command, [])
 
 
-def _from_listing(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
+def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, command: str) -> dict[str, Any]:
     """The folder is claimed last: where no utterance is usable, it stays as it was."""
+    if fetch := getattr(corpus, "fetch", None):
+        fetch(args)
     listed = list(corpus.candidates(args))
-    inputs = _inputs(args) | {"utterances": len(listed), "files_and_texts": _listing_fingerprint(listed)}
-    sources = [storage.absolute(uri) for uri in (args.root, getattr(args, "list", None)) if uri]
+    inputs = _inputs(args, rules) | {"utterances": len(listed), "files_and_texts": _listing_fingerprint(listed)}
+    sources = [storage.absolute(uri) for uri in (getattr(args, "root", None), getattr(args, "list", None)) if uri]
     done = identity.look(args.out, STEP, inputs, args.force, sources).summary
-    if done is not None and _is_whole(args.out):
+    if done is not None and manifest.is_whole(args.out):
         return _already_done(args, done)
-    utterances, dropped = _examine(args, listed)
+    draft = _examine(args, rules, listed)
+    cleaned, leaking = manifest.clean(draft, from_arguments(args), args.keep_leaks, None)
     claim = identity.claim(args.out, STEP, inputs, args.force, sources)
-    try:
-        return _write(claim, utterances, dropped)
-    except BaseException:  # a full disk, or Ctrl-C: no part of a result stays
-        for name in (parquet.MANIFEST, parquet.DROPPED, identity.RECORD):
-            storage.delete(storage.join(args.out, name))
-        raise
+    remarks = _self_test(corpus, args, listed)
+    return manifest.write_or_remove(claim, cleaned, leaking, args.corpus, command, remarks)
 
 
-def _inputs(args: argparse.Namespace) -> dict[str, Any]:
+def _is_limit(option: str) -> bool:
+    return option.startswith(("min_", "max_"))
+
+
+def _inputs(args: argparse.Namespace, rules: Rules) -> dict[str, Any]:
     return {
         "corpus": args.corpus,
-        "max_duration_s": args.max_duration_s,
+        "rules": {name: repr(value) for name, value in asdict(rules).items()},
         "schema_version": schema.VERSION,
-        "text_version": text.VERSION,
-    }
+        "text_version": manifest_text.VERSION,
+        "version": VERSION,
+    } | manifest.inputs(args)
 
 
 def _listing_fingerprint(listed: Iterable[Candidate | Dropped]) -> str:
@@ -136,102 +185,57 @@ def _listing_fingerprint(listed: Iterable[Candidate | Dropped]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_whole(out: str) -> bool:
-    return all(storage.exists(storage.join(out, name)) for name in (parquet.MANIFEST, parquet.DROPPED))
-
-
 def _already_done(args: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:
     cli.say(args, f"{args.out}: already done")
     return summary
 
 
-def _examine(args: argparse.Namespace, listed: list[Candidate | Dropped]) -> tuple[list[Utterance], list[Dropped]]:
-    """Raises ValueError when nothing is left."""
+def _self_test(corpus: Corpus, args: argparse.Namespace, listed: list[Candidate | Dropped]) -> list[str]:
+    """The number of utterances of each split against the published one, where that is known."""
+    published = getattr(corpus, "published", None)
+    known: dict[str, int] = published(args) if published else {}
+    here = Counter(item.split for item in listed if isinstance(item, Candidate))
+    remarks = []
+    for split in sorted(here.keys() & known.keys()):
+        verdict = "complete" if here[split] == known[split] else "NOT complete"
+        remarks.append(f"{split}: {here[split]:,} of {known[split]:,} published utterances: {verdict}")
+    return remarks
+
+
+def _examine(args: argparse.Namespace, rules: Rules, listed: list[Candidate | Dropped]) -> Draft:
     dropped = [item for item in listed if isinstance(item, Dropped)]
     first: dict[str, Candidate] = {}
     for item in listed:
         if isinstance(item, Candidate) and first.setdefault(item.id, item) is not item:
             detail = f"the first one is {first[item.id].audio}"
             dropped.append(drop(item, "duplicate id", detail, item.duration_s or 0.0))
-    # in the order of files, so that one that holds many utterances is opened once
-    candidates = sorted(first.values(), key=lambda c: (c.audio, c.offset_s))
+    candidates = list(examine.in_order_of_files(list(first.values())))
     chunks = [candidates[i : i + CHUNK] for i in range(0, len(candidates), CHUNK)]
-    cli.say(args, f"{args.corpus}: {len(listed)} utterances listed; reading the headers of {len(candidates)}")
-    utterances: list[Utterance] = []
-    with progress("headers", len(candidates), "utterances") as advance:
-        for results in _judge(args, chunks):
-            utterances += [r for r in results if isinstance(r, Utterance)]
-            dropped += [r for r in results if isinstance(r, Dropped)]
-            advance(len(results))
-    if not utterances:
-        raise ValueError(_nothing_left(dropped))
-    return utterances, dropped
+    what = "listening to" if rules.listen else "reading the headers of"
+    cli.say(args, f"{args.corpus}: {len(listed):,} utterances listed; {what} {len(candidates):,}")
+    parts = [Draft(UTTERANCE_SCHEMA.empty_table(), to_table(dropped, DROPPED_SCHEMA), fingerprint.to_table([]))]
+    with progress("listening" if rules.listen else "headers", len(candidates), "utterances") as advance:
+        for part in _examined(args, rules, chunks):
+            parts.append(part)
+            advance(len(part.rows) + len(part.dropped))
+    return Draft(*(pa.concat_tables(tables) for tables in zip(*((p.rows, p.dropped, p.fingerprints) for p in parts))))
 
 
-def _judge(args: argparse.Namespace, chunks: list[list[Candidate]]) -> Iterator[list[Utterance | Dropped]]:
-    """Results in any order: here for the first seconds, which do for most corpora, then from workers."""
-    judge = functools.partial(examine, max_duration_s=args.max_duration_s)
+def _examined(args: argparse.Namespace, rules: Rules, chunks: list[list[Candidate]]) -> Iterator[Draft]:
+    """Results in any order: here for the first seconds, which do for small corpora, then from workers."""
+    task = functools.partial(_examine_chunk, rules=rules)
     end_s = time.monotonic() + ALONE_S
     done = 0
     while done < len(chunks) and not args.ray_address and (args.workers == 1 or time.monotonic() < end_s):
-        yield judge(chunks[done])
+        yield task(chunks[done])
         done += 1
     if done < len(chunks):
         with executors.executor(args.workers, args.ray_address) as run:
-            for _, results in run(judge, chunks[done:]):
-                yield results
+            for _, part in run(task, chunks[done:]):
+                yield part
 
 
-def _nothing_left(dropped: list[Dropped]) -> str:
-    if not dropped:
-        return "the list names no utterance"
-    (reason, count), *_ = Counter(d.reason for d in dropped).most_common()
-    example = next(d for d in sorted(dropped, key=lambda d: d.id) if d.reason == reason)
-    return f"none of {len(dropped)} utterances is usable; {count} of them: {reason}, as {example.id}: {example.detail}"
-
-
-def _write(claim: identity.Claim, utterances: list[Utterance], dropped: list[Dropped]) -> dict[str, Any]:
-    parquet.write_dropped(storage.join(claim.out, parquet.DROPPED), dropped)
-    parquet.write_utterances(storage.join(claim.out, parquet.MANIFEST), utterances)
-    summary = _summary(utterances, dropped)
-    claim.finish(summary)
-    return summary
-
-
-def _summary(utterances: list[Utterance], dropped: list[Dropped]) -> dict[str, Any]:
-    splits: dict[str, list[Utterance]] = {}
-    for utterance in utterances:
-        splits.setdefault(utterance.split, []).append(utterance)
-    reasons: dict[str, list[Dropped]] = {}
-    for drop_ in dropped:
-        reasons.setdefault(drop_.reason, []).append(drop_)
-    return {
-        "splits": {split: _counts(splits[split]) for split in sorted(splits)},
-        "total": _counts(utterances),
-        "dropped": {
-            reason: {"utterances": len(rows), "hours": _hours(rows)} for reason, rows in sorted(reasons.items())
-        },
-    }
-
-
-def _counts(rows: list[Utterance]) -> dict[str, Any]:
-    speakers = {row.speaker for row in rows} - {""}
-    return {"utterances": len(rows), "hours": _hours(rows), "speakers": len(speakers)}
-
-
-def _hours(rows: Iterable[Utterance] | Iterable[Dropped]) -> float:
-    return round(sum(sorted(row.duration_s for row in rows)) / 3600, 6)  # sorted: workers finish in any order
-
-
-def _as_text(args: argparse.Namespace, summary: dict[str, Any]) -> str:
-    rows = [
-        [split, f"{c['utterances']:,}", f"{c['hours']:.3f}", f"{c['speakers']:,}" if c["speakers"] else "unknown"]
-        for split, c in [*summary["splits"].items(), ("total", summary["total"])]
-    ]
-    blocks = [cli.table(["split", "utterances", "hours", "speakers"], rows)]
-    if summary["dropped"]:
-        lost = [[reason, f"{c['utterances']:,}", f"{c['hours']:.3f}"] for reason, c in summary["dropped"].items()]
-        blocks.append(cli.table(["dropped", "utterances", "hours"], lost))
-        blocks.append(f"why, each: {storage.join(args.out, parquet.DROPPED)}")
-    blocks.append(f"manifest: {storage.join(args.out, parquet.MANIFEST)}")
-    return "\n\n".join(blocks[:-1]) + "\n" + blocks[-1]
+def _examine_chunk(candidates: list[Candidate], rules: Rules) -> Draft:
+    done = examine.examine(candidates, rules)
+    rows, dropped = to_table(done.utterances, UTTERANCE_SCHEMA), to_table(done.dropped, DROPPED_SCHEMA)
+    return Draft(rows, dropped, fingerprint.to_table(done.fingerprints.items()))

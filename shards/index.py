@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         pa.field("shard_bytes", pa.int64(), nullable=False),
         pa.field("shard_sha256", pa.string(), nullable=False),
     ],
-    metadata={"speechmill": "index 1"},
+    metadata={"speechmill": "index 2"},
 )
 
 

@@ -1,239 +1,154 @@
-"""Any folder of audio files with a list of them: TSV, CSV or JSON Lines, told by the list's extension."""
+"""Any folder of audio files with a list of them: TSV, CSV or JSON Lines, Kaldi data folders, Sphinx transcriptions."""
 
 import argparse
-import csv
-import io
-import json
-import math
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from manifests import storage
+from manifests import archive, storage
 from manifests.schema import Dropped, safe_id
+from pipelines import kaldi, lists, sphinx
 from pipelines.candidates import Candidate, write_toy
+from pipelines.lists import Entry
+from pipelines.source import File, files
 
-HELP = "audio files anywhere, named in a TSV, CSV or JSONL list with their texts"
-
-REQUIRED = ("path", "text")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of the list, `line` counted from 1; or a row that makes no sense and, in `fault`, why."""
-
-    line: int
-    cells: dict[str, str]
-    fault: str = ""
+HELP = "audio files anywhere, named in a TSV, CSV or JSONL list, in Kaldi's wav.scp or in a Sphinx transcription"
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of a file; `duration_s` None: up to its end."""
+class Place:
+    """Where a listed file is, or should be. `path` starts from the root; `size_bytes` None: it is not there."""
 
+    path: str
     uri: str
-    offset_s: float
-    duration_s: float | None
+    size_bytes: int | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    forms = parser.add_mutually_exclusive_group(required=True)
+    forms.add_argument(
         "--list",
-        required=True,
         help="a .tsv, .csv or .jsonl with path and text; speaker, split, language, offset_s, duration_s, licence and "
         "source are taken too",
     )
+    forms.add_argument(
+        "--kaldi", nargs="+", metavar="FOLDER", help="Kaldi data folders: wav.scp, text, maybe segments, utt2spk, ..."
+    )
+    forms.add_argument(
+        "--transcription", nargs="+", metavar="FILE", help="CMU Sphinx .transcription files with their .fileids beside"
+    )
     parser.add_argument("--root", required=True, help="the folder that the paths start from")
     parser.add_argument("--language", default="en", help="of rows that do not say theirs (default: %(default)s)")
+    parser.add_argument("--licence", default="", help="of rows that do not say theirs")
+    parser.add_argument(
+        "--split",
+        help="of rows that do not say theirs (default: train; with --kaldi the folder's name, with --transcription "
+        "what follows the last _ of the file's name)",
+    )
 
 
 def candidates(args: argparse.Namespace) -> Iterator[Candidate | Dropped]:
     """Raises ValueError for a missing root, a list that cannot be read, and a list without its columns."""
-    root, name = storage.absolute(args.root), storage.name(args.list)
+    root = storage.absolute(args.root)
     if not storage.is_folder(root):
         raise ValueError(f"--root {args.root}: no such folder")
+    find = _Finder(root)
+    entries = list(_entries(args))
+    names = sphinx.names if args.transcription else _as_it_is
+    places = [_nowhere(entry) if entry.reason else find(names(entry.path)) for entry in entries]
     corpus = safe_id(storage.name(root))
-    rows: list[tuple[Row, Span]] = []
-    for row in read_list(args.list):
-        try:
-            if row.fault:
-                raise ValueError(row.fault)
-            rows.append((row, _span(row.cells, root)))
-        except ValueError as err:
-            raw = {key: row.cells.get(key, "") for key in ("path", "text", "split")}
-            detail = f"{name}, line {row.line}: {err}"
-            yield Dropped(f"line-{row.line}", corpus, raw["split"], raw["path"], 0.0, raw["text"], "bad row", detail)
-    ids = _ids([(row.line, span) for row, span in rows], root)
-    sizes = _Sizes(root)
-    for row, span in rows:
-        size_bytes = sizes(span.uri)
-        split = row.cells.get("split") or "train"
-        if size_bytes is None:
-            detail = f"{name}, line {row.line}: no such file below {args.root}"
-            text = row.cells["text"]
-            yield Dropped(ids[span], corpus, split, span.uri, span.duration_s or 0.0, text, "missing file", detail)
+    for entry, place, name in zip(entries, places, _ids(entries, places), strict=True):
+        split = entry.split or args.split or "train"
+        if entry.reason or place.size_bytes is None:
+            reason = entry.reason or "missing file"
+            detail = f"{entry.file}, line {entry.line}: {entry.detail or f'no such file below {args.root}'}"
+            yield Dropped(name, corpus, split, place.uri, entry.duration_s or 0.0, entry.text, reason, detail)
             continue
         yield Candidate(
-            id=ids[span],
+            id=name,
             corpus=corpus,
             split=split,
-            language=row.cells.get("language") or args.language,
-            speaker=row.cells.get("speaker", ""),
-            audio=span.uri,
-            size_bytes=size_bytes,
-            offset_s=span.offset_s,
-            duration_s=span.duration_s,
-            text_raw=row.cells["text"],
-            licence=row.cells.get("licence", ""),
-            source=row.cells.get("source") or name,
+            language=entry.language or args.language,
+            speaker=entry.speaker,
+            audio=place.uri,
+            size_bytes=place.size_bytes,
+            offset_s=entry.offset_s,
+            duration_s=entry.duration_s,
+            text_raw=entry.text,
+            licence=entry.licence or args.licence,
+            source=entry.source or entry.file,
+            extra=entry.extra,
         )
 
 
-class _Sizes:
-    """Bytes of files, None for one that is not there. Each is asked for once, those of an object store all at once."""
+def _entries(args: argparse.Namespace) -> Iterator[Entry]:
+    if args.list:
+        yield from lists.read(args.list)
+        return
+    for uri in args.kaldi or args.transcription:
+        for entry in (kaldi.read if args.kaldi else sphinx.read)(uri):
+            yield replace(entry, split=args.split or entry.split)
+
+
+def _as_it_is(path: str) -> list[str]:
+    return [path]
+
+
+def _nowhere(entry: Entry) -> Place:
+    return Place(entry.path, entry.path, None)
+
+
+class _Finder:
+    """Where listed files are. What an object store or an indexed tar holds is listed once; others are asked for."""
 
     def __init__(self, root: str) -> None:
-        self.known: dict[str, int | None] = {} if storage.is_local(root) else dict(storage.list_files(root))
+        self.root = root
+        self.is_local = storage.is_local(root)
+        sources = archive.find(root) if self.is_local else [root]
+        self.listed: dict[str, File] = {file.path: file for source in sources for file in files(source)}
 
-    def __call__(self, uri: str) -> int | None:
-        if uri not in self.known:
-            is_file = storage.exists(uri) and not (storage.is_local(uri) and storage.is_folder(uri))
-            self.known[uri] = storage.size_bytes(uri) if is_file else None
-        return self.known[uri]
+    def __call__(self, paths: Sequence[str]) -> Place:
+        """The first of these that is there, or else the first of them."""
+        places = map(self._find, paths)
+        first = next(places)
+        if first.size_bytes is not None:
+            return first
+        return next((place for place in places if place.size_bytes is not None), first)
 
-
-def read_list(uri: str) -> Iterator[Row]:
-    """Raises ValueError for another extension, another encoding than UTF-8, broken quoting, a missing column."""
-    if not storage.exists(uri):
-        raise ValueError(f"--list {uri}: no such file")
-    readers = {"tsv": _read_tsv, "csv": _read_csv, "jsonl": _read_jsonl}
-    extension = uri.rpartition(".")[2].lower()
-    if extension not in readers:
-        raise ValueError(f"--list {uri}: its name must end in .tsv, .csv or .jsonl, so that its format is known")
-    return readers[extension](uri, storage.read_text(uri))
-
-
-def _read_tsv(uri: str, text: str) -> Iterator[Row]:
-    """Quotes have no meaning here: "'Tis" in a text is a text."""
-    lines = (line.rstrip("\r") for line in text.split("\n"))
-    return _with_header(uri, ((number, line.split("\t")) for number, line in enumerate(lines, 1) if line))
-
-
-def _read_csv(uri: str, text: str) -> Iterator[Row]:
-    # strict: an open quote must not swallow the rest of the list as one text
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        yield from _with_header(uri, ((reader.line_num, cells) for cells in reader if cells))
-    except csv.Error as err:
-        hint = "a text with a quote in it stands in quotes, and its own are doubled"
-        raise ValueError(f"{uri}, line {reader.line_num}: not CSV ({err}); {hint}") from None
+    def _find(self, path: str) -> Place:
+        uri = storage.absolute(path if "://" in path else storage.join(self.root, path))
+        inside = uri.startswith(self.root + "/")
+        below = posixpath.normpath(uri[len(self.root) + 1 :]) if inside else uri
+        if file := self.listed.get(below):
+            return Place(below, file.uri, file.size_bytes)
+        if inside and not self.is_local:
+            return Place(below, uri, None)
+        is_file = storage.exists(uri) and not (storage.is_local(uri) and storage.is_folder(uri))
+        return Place(below, uri, storage.size_bytes(uri) if is_file else None)
 
 
-def _with_header(uri: str, lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
-    header = [column.strip() for column in next(lines, (0, []))[1]]
-    _check_columns(uri, header)
-    for number, cells in lines:
-        if len(cells) == len(header):
-            yield Row(number, {key: cell.strip() for key, cell in zip(header, cells, strict=True)})
-        else:
-            yield Row(number, {}, f"{len(cells)} columns where the header has {len(header)}")
+def _ids(entries: Sequence[Entry], places: Sequence[Place]) -> list[str]:
+    """The entry's own id, or one for its stretch of a file: the path, with the start in ms for a part of a file.
 
-
-def _read_jsonl(uri: str, text: str) -> Iterator[Row]:
-    """The first line that is an object shows which columns there are."""
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        _check_columns(uri, [])
-    checked = False
-    for number, line in lines:
-        try:
-            cells = _cells(line)
-            missing = [column for column in REQUIRED if column not in cells]
-            if missing and checked:
-                raise ValueError(f"has no {' and no '.join(missing)}")
-        except ValueError as err:
-            yield Row(number, {}, str(err))
-            continue
-        if not checked:
-            _check_columns(uri, list(cells))
-            checked = True
-        yield Row(number, cells)
-
-
-def _cells(line: str) -> dict[str, str]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as err:
-        raise ValueError(f"not JSON ({err.msg}, column {err.colno})") from None
-    if not isinstance(record, dict) or not record:
-        raise ValueError("not a JSON object with columns")
-    return {key: _cell(key, value) for key, value in record.items()}
-
-
-def _cell(key: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool | dict | list):
-        raise ValueError(f"{key} is {value!r}; it must be a text or a number")
-    cell = str(value).strip()
-    cell.encode()  # a lone half of a surrogate pair, which JSON can spell, is a UnicodeEncodeError: a ValueError
-    return cell
-
-
-def _check_columns(uri: str, header: list[str]) -> None:
-    if not header:
-        raise ValueError(f"--list {uri}: is empty; it needs the columns {' and '.join(REQUIRED)}")
-    missing = [column for column in REQUIRED if column not in header]
-    if missing:
-        raise ValueError(f"--list {uri}: has no column {' and no '.join(missing)}; it has {', '.join(header)}")
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise ValueError(f"--list {uri}: has the column {', '.join(twice)} more than once")
-
-
-def _span(cells: dict[str, str], root: str) -> Span:
-    """Raises ValueError for a row without a path, and for times that are none."""
-    path = cells["path"]
-    if not path:
-        raise ValueError("its path is empty")
-    offset_s = _seconds("offset_s", cells)
-    duration_s = _seconds("duration_s", cells)
-    if duration_s == 0:
-        raise ValueError("duration_s is 0")
-    return Span(storage.absolute(path if "://" in path else storage.join(root, path)), offset_s or 0.0, duration_s)
-
-
-def _seconds(column: str, cells: dict[str, str]) -> float | None:
-    cell = cells.get(column, "")
-    if not cell:
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        raise ValueError(f"{column} is {cell!r}, not a number of seconds") from None
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{column} is {cell}; it must be 0 or more")
-    return value
-
-
-def _ids(rows: list[tuple[int, Span]], root: str) -> dict[Span, str]:
-    """An id for each span: its path, with the start in ms for a part of a file.
-
-    Where several would share one (a.wav and a.flac, another duration), each takes the number of its first line.
-    Rows that name the same span share an id, so that all but one are dropped as duplicates.
+    Where several stretches would share one (a.wav and a.flac, another duration), each takes the number of its first
+    line. Entries that name the same stretch share an id, so that all but one are dropped as duplicates.
     """
-    sharing: dict[str, dict[Span, int]] = {}
-    for line, span in rows:
-        stem, _ = posixpath.splitext(span.uri.removeprefix(root + "/"))
-        part = f"-{round(span.offset_s * 1000):07d}" if span.offset_s or span.duration_s is not None else ""
-        sharing.setdefault(safe_id(stem + part), {}).setdefault(span, line)
-    return {
-        span: name if len(spans) == 1 else safe_id(f"{name}-line{line}")
-        for name, spans in sharing.items()
-        for span, line in spans.items()
-    }
+    sharing: dict[str, dict[tuple[str, float, float | None], int]] = {}
+    names = []
+    for entry, place in zip(entries, places, strict=True):
+        part = f"-{round(entry.offset_s * 1000):07d}" if entry.offset_s or entry.duration_s is not None else ""
+        names.append(safe_id(entry.id or posixpath.splitext(place.path)[0] + part))
+        if not entry.id:
+            sharing.setdefault(names[-1], {}).setdefault(_stretch(entry, place), entry.line)
+    for index, (entry, place) in enumerate(zip(entries, places, strict=True)):
+        if not entry.id and len(lines := sharing[names[index]]) > 1:
+            names[index] = safe_id(f"{names[index]}-line{lines[_stretch(entry, place)]}")
+    return names
+
+
+def _stretch(entry: Entry, place: Place) -> tuple[str, float, float | None]:
+    return place.path, entry.offset_s, entry.duration_s
 
 
 def tiny(folder: Path) -> list[str]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.parquet import MANIFEST, read_manifests, write, write_dropped, write_utterances
-from manifests.schema import UTTERANCE_SCHEMA, Dropped, Utterance, to_table
+from manifests.parquet import MANIFEST, in_order, read_manifests, write, write_utterances
+from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, Utterance, to_table
 
 ROW = Utterance("a-1", "c", "train", "en", "s", "/a.flac", 0.5, 1.25, 16000, 1, "Á!", "a", "CC0", "here")
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -33,6 +33,11 @@ def test_the_order_of_rows_does_not_change_the_file(tmp_path: Path) -> None:
     save(tmp_path / "one", *rows)
     save(tmp_path / "two", *rows[::-1])
     assert (tmp_path / "one" / MANIFEST).read_bytes() == (tmp_path / "two" / MANIFEST).read_bytes()
+
+
+def test_what_was_not_measured_comes_back_as_that(tmp_path: Path) -> None:
+    rows = [replace(ROW, id="quiet", loudness_lufs=-61.5, channel=1, notes="n", extra='{"a": "b"}'), ROW]
+    assert read_manifests([save(tmp_path, *rows)]) == [ROW, rows[0]]
 
 
 def test_folders_and_files_are_joined_and_splits_chosen(tmp_path: Path) -> None:
@@ -73,7 +78,8 @@ def test_another_schema_is_refused_with_both_printed(tmp_path: Path) -> None:
 
 def test_dropped_rows_are_no_manifest(tmp_path: Path) -> None:
     uri = str(tmp_path / "dropped.parquet")
-    write_dropped(uri, [Dropped("a", "c", "train", "/a", 0.0, "", "undecodable", "cut off")])
+    rows = [Dropped("a", "c", "train", "/a", 0.0, "", "undecodable", "cut off")]
+    write(uri, in_order(to_table(rows, DROPPED_SCHEMA)))
     with pytest.raises(ValueError, match="reason: string"):
         read_manifests([uri])
 

@@ -1,18 +1,51 @@
-"""The calls of the one door, over the local disk and over file:// URLs of it."""
+"""The calls of the one door, over the local disk, over file:// URLs of it, and over a real S3 server on loopback."""
 
+import contextlib
 import errno
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests import storage
+from manifests import parquet, storage
+from manifests.storage import Member
 
 
 @pytest.fixture(params=["path", "file-url"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "path" else tmp_path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in {
+            "AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        }.items():  # fmt: skip
+            patch.setenv(key, value)
+        boto3.client("s3", region_name="us-east-1", endpoint_url=url).create_bucket(Bucket="speech")
+        yield "s3://speech"
+    server.stop()
+
+
+@pytest.fixture(params=["path", "file-url", "s3"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder of each kind."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
     return str(tmp_path) if request.param == "path" else tmp_path.as_uri()
 
 
@@ -38,12 +71,156 @@ def test_a_range_is_those_bytes_or_an_error(tmp_path_factory: pytest.TempPathFac
         assert storage.read_range(uri, offset, length) == b"0123456789"[offset : offset + length]
 
 
+DATA = os.urandom(storage.SMALL_REMOTE_BYTES * 2 + 12345)
+
+
+@pytest.mark.parametrize("length", [0, 1, storage.SMALL_BYTES, storage.SMALL_BYTES + 1, storage.SMALL_REMOTE_BYTES + 9])
+def test_a_member_of_a_tar_is_read_like_a_file(anywhere: str, length: int) -> None:
+    tar, offset = storage.join(anywhere, "a.tar"), 512
+    storage.write_bytes(tar, DATA)
+    uri = storage.member_uri(tar, offset, length, "Corpus/a b#1+2/ö.flac")
+    assert storage.member(uri) == Member(tar, offset, length, "Corpus/a b#1+2/ö.flac")
+    assert storage.is_local(uri) == storage.is_local(tar)
+    assert (storage.name(uri), storage.parent(uri)) == ("ö.flac", tar)
+    assert storage.exists(uri) and storage.size_bytes(uri) == length and not storage.is_folder(uri)
+    content = DATA[offset : offset + length]
+    assert storage.read_bytes(uri) == content
+    with storage.open_read(uri) as file:
+        assert file.read() == content and file.read() == b""
+        file.seek(-(length // 2), os.SEEK_END)
+        assert file.read(1 << 24) == content[length - length // 2 :]
+        file.seek(length // 3)
+        file.seek(1, os.SEEK_CUR)
+        assert file.read(10) == content[length // 3 + 1 :][:10]
+    half = length // 2
+    assert storage.read_range(uri, half, length - half) == content[half:]
+    with pytest.raises(EOFError, match=r"a\.tar#512\+.*: ends before byte"):
+        storage.read_range(uri, half, length - half + 1)
+
+
+def test_a_member_that_its_tar_does_not_reach_to_is_not_there(anywhere: str) -> None:
+    tar = storage.join(anywhere, "a.tar")
+    uri = storage.member_uri(tar, 1024, 10, "a")
+    assert not storage.exists(uri)
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(uri)
+    storage.write_bytes(tar, bytes(1030))
+    assert not storage.exists(uri)
+    with pytest.raises(EOFError, match="ends 4 bytes before the end"):
+        storage.read_bytes(uri)
+    storage.write_bytes(tar, bytes(1034))
+    assert storage.exists(uri) and storage.read_bytes(uri) == bytes(10)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_large_member_reads_as_its_bytes_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    tar = tmp_path_factory.getbasetemp() / "large.tar"
+    if not tar.exists():
+        tar.write_bytes(DATA)
+    content = DATA[1000 : 1000 + storage.SMALL_BYTES * 3]
+    uri = storage.member_uri(str(tar), 1000, len(content), "x")
+    with storage.open_read(uri) as file:
+        for _ in range(data.draw(st.integers(1, 8))):
+            position = data.draw(st.integers(0, len(content) + 10))
+            count = data.draw(st.sampled_from([0, 1, 100, 70_000, 10**6]))
+            file.seek(position)
+            assert file.read(count) == content[position : position + count]
+            assert file.tell() == max(position, min(position + count, len(content)))
+        with pytest.raises((ValueError, OSError)):
+            file.seek(-1)
+
+
+def test_only_a_member_is_taken_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for uri in (
+        "a.tar",
+        "a.tar#1+2",
+        "a.tgz#1+2/x",
+        "a.tar#1/x",
+        "dir#1+2/a.tar",
+        "s3://b/a.tar#x+2/y",
+        "a#1+2/b.flac",
+    ):
+        assert storage.member(uri) is None
+    assert storage.member("s3://b/a.tar#5+6/http://c/d.tar#7+8/e") == Member(
+        "s3://b/a.tar", 5, 6, "http://c/d.tar#7+8/e"
+    )
+    assert storage.is_local("a.tar#5+6/http://c/d") and not storage.is_local("s3://b/a.tar#5+6/c")
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("x/../a.tar#5+6/b/../c") == f"{tmp_path}/a.tar#5+6/b/../c"
+    assert storage.absolute("file:///a%20b.tar#5+6/c%20d") == "/a b.tar#5+6/c%20d"
+    assert storage.absolute("s3://b/a.tar#5+6/c/") == "s3://b/a.tar#5+6/c/"
+
+
+def test_files_are_written_listed_moved_and_deleted(anywhere: str) -> None:
+    uri = storage.join(anywhere, "deep", "a.bin")
+    assert not storage.exists(uri) and list(storage.list_files(anywhere)) == []
+    with storage.atomic_write(uri) as file:
+        for start in range(0, len(DATA), 1 << 20):
+            file.write(DATA[start : start + (1 << 20)])
+        assert not storage.exists(uri)
+    assert storage.size_bytes(uri) == len(DATA) and storage.read_bytes(uri) == DATA
+    storage.write_text(storage.join(anywhere, "b"), "b")
+    assert [storage.name(uri) for uri, _ in storage.list_files(anywhere)] == ["b", "a.bin"]
+    assert [storage.name(uri) for uri, _ in storage.list_files(anywhere, deep=False)] == ["b"]
+    storage.move_folder(storage.join(anywhere, "deep"), storage.join(anywhere, "other"))
+    assert not storage.exists(uri) and storage.read_bytes(storage.join(anywhere, "other", "a.bin")) == DATA
+    storage.delete_folder(storage.join(anywhere, "other"))
+    assert [storage.name(uri) for uri, _ in storage.list_files(anywhere)] == ["b"]
+
+
+def test_a_table_is_written_whole_or_not_at_all(anywhere: str) -> None:
+    """Arrow closes the file that it writes to, also when it fails in the middle."""
+    uri = storage.join(anywhere, "a.parquet")
+    parquet.write(uri, pa.table({"a": [1, 2]}))
+    assert parquet.read(uri).to_pydict() == {"a": [1, 2]}
+    storage.delete(uri)
+    with contextlib.suppress(RuntimeError), storage.atomic_write(uri) as file:
+        file.write(b"half")
+        file.close()
+        raise RuntimeError
+    assert not storage.exists(uri)
+
+
+WRITES_HALF = """
+import sys
+from manifests import storage
+with storage.atomic_write(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_writer_s_file_is_abandoned_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", WRITES_HALF, str(tmp_path / "a.tar")]
+    cwd = Path(__file__).parents[2]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=cwd) as writer:
+        assert writer.stdout and writer.stdout.readline()
+        (tmp_path / f"{storage.STAGING}b.tar-{writer.pid}").write_bytes(b"x")
+        storage.delete_abandoned(str(tmp_path))
+        assert storage.staged_bytes(str(tmp_path), "a.tar") == 4 and storage.staged_bytes(str(tmp_path)) == 5
+        writer.kill()
+    storage.delete_abandoned(str(tmp_path), "a.tar")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{storage.STAGING}b.tar-{writer.pid}"]
+    storage.delete_abandoned(str(tmp_path))
+    storage.delete_abandoned(str(tmp_path / "nowhere"))
+    assert list(tmp_path.iterdir()) == [] and storage.staged_bytes(str(tmp_path / "nowhere")) == 0
+
+
 def test_a_listing_has_every_finished_file_in_order(root: str, tmp_path: Path) -> None:
     for name in ("b/2", "a", "b/10", "c/d/e"):
         storage.write_text(storage.join(root, name), name)
     (tmp_path / "b" / f"{storage.STAGING}x").write_text("half")
     listed = [(uri.removeprefix(f"{tmp_path}/"), size) for uri, size in storage.list_files(root)]
     assert listed == [("a", 1), ("b/10", 4), ("b/2", 3), ("c/d/e", 5)]
+    assert [uri for uri, _ in storage.list_files(storage.join(root, "b"), deep=False)] == [
+        f"{tmp_path}/b/10",
+        f"{tmp_path}/b/2",
+    ]
     assert list(storage.list_files(storage.join(root, "nowhere"))) == []
 
 

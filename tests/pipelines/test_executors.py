@@ -42,6 +42,24 @@ def test_every_item_gives_its_position_and_result_once(run: Run) -> None:
     assert list(run(functools.partial(power, 2), [])) == []
 
 
+class Counted(list):
+    """A list that knows how many of its items were taken."""
+
+    taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for item in super().__iter__():
+            self.taken += 1
+            yield item
+
+
+def test_no_more_than_asked_are_under_way_at_once(run: Run) -> None:
+    items = Counted(range(5))
+    for done, _ in enumerate(run(functools.partial(power, 2), items, at_most=1)):
+        assert items.taken == done + 1
+    assert items.taken == 5
+
+
 def reject(item: int) -> int:
     if item == 3:
         raise ValueError(f"item {item} is bad")

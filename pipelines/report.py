@@ -1,0 +1,29 @@
+"""report.html beside a manifest: what is in it, what was left out, and a dozen utterances to listen to."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from manifests import parquet, storage
+from manifests.schema import DROPPED_SCHEMA
+from pipelines.report_page import render
+from pipelines.reporting.facts import gather
+
+REPORT = "report.html"
+
+
+def write(out: str, table: pa.Table, dropped: pa.Table, leaks: dict[str, Any] | None, title: str, command: str) -> None:
+    """Write `out`/report.html: one file that needs no other. The same input gives the same bytes.
+
+    `table` and `dropped` are as in manifest.parquet and dropped.parquet; either may be empty. `leaks` is what
+    pipelines.leaks found, None when nobody looked. Audio that cannot be read any more is said to be so.
+    """
+    storage.write_text(storage.join(out, REPORT), render(gather(table, dropped, leaks), title, command))
+
+
+def write_for(folder: str, title: str, command: str) -> None:
+    """The report of a manifest that is there already. Raises ValueError for a folder without one."""
+    table = parquet.read_tables([folder])
+    uri = storage.join(folder, parquet.DROPPED)
+    dropped = parquet.read(uri) if storage.exists(uri) else DROPPED_SCHEMA.empty_table()
+    write(folder, table, dropped, None, title, command)

@@ -1,0 +1,151 @@
+"""Times gunzip implementations, and archive.receive (gunzip, SHA-256, index, write) against the fastest of them.
+
+usage: python tests/bench/gunzip.py SPEECH_DATA     (pip install isal deflate rapidgzip first)
+
+SPEECH_DATA is a folder with LibriSpeech and CommonVoice in it. Two .tar.gz of gzip level 6 are made: `speech`, the
+FLACs of LibriSpeech again and again, and `text`, the tables of Common Voice likewise; a copy is farther from the one
+before it than the 32 kB that gzip looks back. All sides run in turn in one process. The first table counts CPU time on
+one core and throws the bytes away; the second counts wall time, on one core and on two, and writes to /dev/shm.
+"""
+
+import contextlib
+import gzip
+import io
+import os
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import deflate
+import rapidgzip
+from isal import igzip, isal_zlib
+from zlib_ng import gzip_ng, zlib_ng
+
+from manifests import archive
+
+REPETITIONS = 7
+CHUNK_BYTES = 1 << 20
+TAR_BYTES = 150_000_000
+Gunzip = Callable[[bytes], int]
+
+
+def chunks(packed: bytes, size: int = CHUNK_BYTES) -> Iterator[bytes]:
+    for start in range(0, len(packed), size):
+        yield packed[start : start + size]
+
+
+def through_file(opened: Callable[[io.BytesIO], Any]) -> Gunzip:
+    """As a file object that is read piece by piece."""
+
+    def run(packed: bytes) -> int:
+        count = 0
+        with opened(io.BytesIO(packed)) as file:
+            while piece := file.read(CHUNK_BYTES):
+                count += len(piece)
+        return count
+
+    return run
+
+
+def through_object(module: Any) -> Gunzip:
+    """As a decompression object that is fed chunks of 64 kB; with larger ones some are slower by half."""
+
+    def run(packed: bytes) -> int:
+        one = module.decompressobj(wbits=31)
+        return sum(len(one.decompress(chunk)) for chunk in chunks(packed, 64 << 10))
+
+    return run
+
+
+SIDES: dict[str, Gunzip] = {
+    "zlib, object": through_object(zlib),
+    "gzip.GzipFile": through_file(lambda f: gzip.GzipFile(fileobj=f)),
+    "zlib-ng, object": through_object(zlib_ng),
+    "zlib_ng.gzip_ng.GzipNGFile": through_file(lambda f: gzip_ng.GzipNGFile(fileobj=f, mode="rb")),
+    "isal, object": through_object(isal_zlib),
+    "isal.igzip.IGzipFile": through_file(lambda f: igzip.IGzipFile(fileobj=f, mode="rb")),
+    "deflate (libdeflate), all in memory": lambda packed: len(deflate.gzip_decompress(packed)),
+    "rapidgzip, 1 thread": through_file(lambda f: rapidgzip.RapidgzipFile(f, parallelization=1)),
+}
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    materials = {"speech": material(root / "LibriSpeech", ".flac"), "text": material(root / "CommonVoice", ".tsv")}
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    os.sched_setaffinity(0, cores[:1])
+    for name, (packed, tar_bytes) in materials.items():
+        print(f"\n{name}: {len(packed) / 1e6:.0f} MB, {tar_bytes / 1e6:.0f} MB of tar, CPU time\n")
+        table({side: run for side, run in SIDES.items()}, packed, tar_bytes, time.process_time)
+    for count in range(1, len(cores) + 1):
+        os.sched_setaffinity(0, cores[:count])
+        for name, (packed, tar_bytes) in materials.items():
+            print(f"\n{name}: {count} core{'s' * (count > 1)}, wall time\n")
+            with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+                table(written(Path(folder)), packed, tar_bytes, time.monotonic)
+
+
+def material(folder: Path, ending: str) -> tuple[bytes, int]:
+    """A .tar.gz, and how long the tar is."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        copy = 0
+        while plain.tell() < TAR_BYTES:
+            for path in sorted(folder.rglob(f"*{ending}")):
+                tar.add(path, f"{copy}/{path.relative_to(folder)}")
+            copy += 1
+    return gzip.compress(plain.getvalue(), compresslevel=6), len(plain.getvalue())
+
+
+def written(folder: Path) -> dict[str, Gunzip]:
+    """Plain gunzip and ours, and what may be compared with either."""
+
+    def to_file(packed: bytes) -> int:
+        with gzip_ng.GzipNGFile(fileobj=io.BytesIO(packed), mode="rb") as file, (folder / "a").open("wb") as out:
+            while piece := file.read(CHUNK_BYTES):
+                out.write(piece)
+            return out.tell()
+
+    def ours(packed: bytes) -> int:
+        tar = str(folder / "a.tar")
+        return archive.receive(chunks(packed), tar, name="a", size_bytes=None, sha256=None, md5=None).tar_bytes
+
+    def with_clean_up(run: Gunzip) -> Gunzip:
+        def clean(packed: bytes) -> int:
+            for path in folder.iterdir():
+                path.unlink()
+            return run(packed)
+
+        return clean
+
+    return {
+        "plain gunzip, thrown away": SIDES["zlib_ng.gzip_ng.GzipNGFile"],
+        "plain gunzip to a file": with_clean_up(to_file),
+        "archive.receive: gunzip, SHA-256, index, file": with_clean_up(ours),
+    }
+
+
+def table(sides: dict[str, Gunzip], packed: bytes, tar_bytes: int, clock: Callable[[], float]) -> None:
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for repetition in range(REPETITIONS + 1):
+        for side, run in sides.items():
+            start = clock()
+            assert run(packed) == tar_bytes
+            if repetition:  # the first round warms imports and caches
+                seconds[side].append(clock() - start)
+    best = min(statistics.median(found) for found in seconds.values())
+    print("| side | MB of tar per s, median | min to max | of the fastest |\n|---|---|---|---|")
+    for side, found in seconds.items():
+        median, low, high = (tar_bytes / 1e6 / x for x in (statistics.median(found), max(found), min(found)))
+        print(f"| {side} | {median:,.0f} | {low:,.0f} to {high:,.0f} | {best / statistics.median(found):.0%} |")
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()
