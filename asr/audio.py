@@ -64,6 +64,8 @@ class _Guarded:
         self.error: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
+        if self.error is not None:  # the libraries try again
+            return b""
         try:
             return self.file.read(size)
         except Exception as err:
@@ -214,6 +216,8 @@ def _open(uri: str, decode: bool = True) -> Iterator[Source]:
                 raise
             text = sndfile_text(err) if isinstance(err, sf.LibsndfileError) else ffmpeg_text(err)
             raise AudioError(f"{uri}: cannot be read as audio: {text}") from err
+        if isinstance(file, _Guarded) and file.error is not None:
+            raise file.error  # to the library it was just the end of the file
 
 
 def _file(uri: str, small_bytes: int, stack: contextlib.ExitStack) -> "io.BytesIO | _Guarded":

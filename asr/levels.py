@@ -1,7 +1,8 @@
 """How loud and how clean a stretch of speech is, where speech begins and ends in it, and which channel to take.
 
 Loudness is that of EBU R 128 (ITU-R BS.1770) for one channel: a sine of 1 kHz with its peaks at -23 dBFS measures
--26 LUFS; the -23 LUFS of the standard's example need two such channels.
+-26 LUFS; the -23 LUFS of the standard's example need two such channels. The standard knows 48 kHz only. At other rates
+the same analogue filter is taken, and speech measures the same within 0.1 LU from 8 kHz on.
 """
 
 import functools
@@ -15,7 +16,7 @@ from manifests.schema import MIX
 
 FLOOR_DB = -100.0  # the loudness and peak of what has no sound at all
 NEGLIGIBLE_OFFSET = 0.001  # of full scale: -60 dB
-TRIM_MARGIN_S = 0.1
+TRIM_MARGIN_S = 0.15
 
 _CALIBRATION_DB = 0.691  # K-weighting amplifies 1 kHz by so much
 
@@ -27,15 +28,16 @@ _ABSOLUTE_GATE_LUFS, _RELATIVE_GATE_LU = -70.0, -10.0
 _SILENCE_LU = -25.0
 
 _CEILING = 0.05  # of full scale; below, it is the steps of 8-bit samples that make flat tops
-_FLAT, _FLAT_SAMPLES = 0.9995, 3
+_FLAT, _FLAT_SAMPLES = 0.99995, 3  # of the peak: a step of 16 bits at full scale; so low that no slow wave has it
 _TAIL = 0.25  # of the peak: what is below it is no ceiling; MP3 encoders overshoot a clipped wave by up to 6 dB
-_WINDOW, _GAP = 5, 8  # in hundredths of the peak
+_WINDOW, _GAP, _BINS, _LOW_BINS = 5, 8, 75, 25  # in hundredths of the peak; the bins reach from _TAIL to 1
 
 _SILENT_DB = -30.0  # of a channel below the loudest: the crosstalk of a microphone that is not there
-_CANCELLED_DB = -6.1  # of the average below the loudest channel; two that have nothing in common lose 6.02 at most
+_CANCELLED_DB = 6.1  # lost by averaging against the loudest channel; where the other is nearly silent it is 6.02
 _ALIKE_DB = -40.0  # of the difference between channels: one recording, copied or coded twice
 
 _TRIM_FRAME_S, _TRIM_HOP_S = 0.04, 0.01
+_PRE_EMPHASIS = np.float32(0.97)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,16 @@ def measure(samples: np.ndarray, sample_rate: int) -> Levels:
     frame = max(1, min(len(weighted), round(_FRAME_S * sample_rate)))
     framed = weighted[: len(weighted) // frame * frame].reshape(-1, frame)
     powers = np.einsum("ij,ij->i", framed, framed) / frame
-    loudness = _loudness(powers)
+    block_frames = _FRAMES_PER_STEP * _STEPS_PER_BLOCK
+    loudness = (
+        _gated(powers) if len(powers) >= block_frames else _lufs(float(np.dot(weighted, weighted)) / len(weighted))
+    )
     silent = powers < _power(max(_ABSOLUTE_GATE_LUFS, loudness + _SILENCE_LU))
-    offset = float(samples.mean(dtype=np.float64))
+    top, bottom, offset = float(samples.max()), float(samples.min()), float(samples.mean())
     return Levels(
         loudness_lufs=loudness,
-        peak_dbfs=_decibels(float(max(samples.max(), -samples.min())) ** 2),
-        clipped_share=(_at_ceiling(samples) + _at_ceiling(-samples)) / len(samples),
+        peak_dbfs=_decibels(max(top, -bottom) ** 2),
+        clipped_share=(_at_ceiling(samples, max(top, 0.0)) + _at_ceiling(samples, min(bottom, 0.0))) / len(samples),
         dc_offset=offset if abs(offset) > NEGLIGIBLE_OFFSET else 0.0,
         silence_share=float(silent.mean()),
     )
@@ -98,9 +103,10 @@ def choose_channel(samples_nc: np.ndarray) -> tuple[int, str]:
     if (differences <= powers[loudest] * _ratio(_ALIKE_DB)).all():
         return MIX, ""
     if (powers[peers] < powers[loudest] * _ratio(_SILENT_DB)).all():
-        return loudest, _only(loudest, channels, "silent")
-    if covariance.mean() < powers[loudest] * _ratio(_CANCELLED_DB):
-        return loudest, _only(loudest, channels, "of opposite phase")
+        return loudest, _only(loudest, channels, f"the {'other is' if channels == 2 else 'others are'} silent")
+    loss_db = _decibels(powers[loudest]) - _decibels(covariance.mean())
+    if loss_db > _CANCELLED_DB:
+        return loudest, _only(loudest, channels, f"the average is {loss_db:.0f} dB softer")
     return MIX, f"{channels} channels averaged"
 
 
@@ -111,24 +117,24 @@ def _covariance(samples_nc: np.ndarray) -> np.ndarray:
     return (samples_nc.T @ samples_nc / count).astype(np.float64) - np.outer(means, means)
 
 
-def _only(channel: int, channels: int, fault: str) -> str:
-    if channels > 2:
-        return f"channel {channel} (of 0 to {channels - 1}) only: the others are {fault}"
-    return f"{('left', 'right')[channel]} channel only: the {('right', 'left')[channel]} is {fault}"
+def _only(channel: int, channels: int, reason: str) -> str:
+    name = f"{('left', 'right')[channel]} channel" if channels == 2 else f"channel {channel} (of 0 to {channels - 1})"
+    return f"{name} only: {reason}"
 
 
 def trim(samples: np.ndarray, sample_rate: int, top_db: float) -> tuple[float, float]:
-    """Where speech starts and ends in mono float [samples], in seconds, as librosa.effects.trim has it.
+    """Where speech starts and ends in mono float [samples], in seconds: librosa.effects.trim after pre-emphasis.
 
-    What is `top_db` below the loudest frame is silence; of it TRIM_MARGIN_S is left on either side.
+    Frames more than `top_db` below the loudest are silence; TRIM_MARGIN_S of it is left on either side. Pre-emphasis
+    lifts /f/ and /s/ against vowels, and takes out hum. Of 834 spoken digits in silence, 40 dB then cut into the start
+    of one in a hundred by 0.09 s and of one by 0.16 s; without it by 0.14 and 0.19 s.
     """
-    import librosa  # takes seconds, and numba compiles for some more
+    import librosa  # takes seconds, and more while numba compiles
 
     frame, hop = round(_TRIM_FRAME_S * sample_rate), round(_TRIM_HOP_S * sample_rate)
-    _, (start, end) = librosa.effects.trim(samples, top_db=top_db, frame_length=frame, hop_length=hop)
+    emphasised = samples[1:] - _PRE_EMPHASIS * samples[:-1]
+    _, (start, end) = librosa.effects.trim(emphasised, top_db=top_db, frame_length=frame, hop_length=hop)
     duration_s = len(samples) / sample_rate
-    if start >= end:  # nothing is louder than the rest
-        return 0.0, duration_s
     return max(0.0, start / sample_rate - TRIM_MARGIN_S), min(duration_s, end / sample_rate + TRIM_MARGIN_S)
 
 
@@ -150,11 +156,9 @@ def _k_weighting(sample_rate: int) -> np.ndarray:
     return np.array([shelf, high_pass]) / [[shelf[3]], [high_pass[3]]]
 
 
-def _loudness(powers: np.ndarray) -> float:
-    """Integrated loudness in LUFS from the mean squares of K-weighted frames of 20 ms."""
+def _gated(powers: np.ndarray) -> float:
+    """Integrated loudness in LUFS from the mean squares of K-weighted frames of 20 ms, at least a block of them."""
     steps = powers[: len(powers) // _FRAMES_PER_STEP * _FRAMES_PER_STEP].reshape(-1, _FRAMES_PER_STEP).mean(axis=1)
-    if len(steps) < _STEPS_PER_BLOCK:
-        return _lufs(powers.mean())
     blocks = np.convolve(steps, np.full(_STEPS_PER_BLOCK, 1 / _STEPS_PER_BLOCK), "valid")
     blocks = blocks[blocks > _power(_ABSOLUTE_GATE_LUFS)]
     if not len(blocks):
@@ -162,40 +166,47 @@ def _loudness(powers: np.ndarray) -> float:
     return _lufs(blocks[blocks > blocks.mean() * _ratio(_RELATIVE_GATE_LU)].mean())
 
 
-def _at_ceiling(side: np.ndarray) -> int:
-    """How many of the positive samples are clipped, be it at full scale or at a ceiling below it.
+def _at_ceiling(samples: np.ndarray, extreme: float) -> int:
+    """How many of the samples of one sign, up to `extreme`, are clipped: at full scale or at a ceiling below it.
 
     Either they form flat tops, or the amplitudes pile up: they come more rarely the larger they are, unless they were
-    cut off, even when a codec or a resampler has blurred the ceiling since. A steady tone piles up like this too.
+    cut off, even when a codec or a resampler has blurred the ceiling since.
     (S. Aleinik, Y. Matveev, Detection of Clipped Fragments in Speech Signals, WASET 2014; J. Eaton, P. Naylor,
     Detection of clipping in coded speech signals, EUSIPCO 2013.)
     """
-    peak = float(side.max())
-    if peak < _CEILING:
+    if abs(extreme) < _CEILING:
         return 0
-    places = np.flatnonzero(side > _TAIL * peak)
-    relative = side[places] / peak
+    limit = np.float32(_TAIL * extreme)
+    places = np.flatnonzero(samples > limit if extreme > 0 else samples < limit)
+    relative = samples[places] / np.float32(extreme)
     return max(_in_flat_tops(places[relative >= _FLAT]), _piled_up(relative))
 
 
 def _in_flat_tops(places: np.ndarray) -> int:
-    """How many of some places are in runs of at least _FLAT_SAMPLES that follow each other."""
-    starts = np.flatnonzero(np.diff(places, prepend=-2) > 1)
-    runs = np.diff(starts, append=len(places))
+    """How many of the places, in order, are in runs of at least _FLAT_SAMPLES that follow each other."""
+    if len(places) < _FLAT_SAMPLES:
+        return 0
+    starts = np.flatnonzero(places[1:] != places[:-1] + 1) + 1
+    runs = np.diff(np.concatenate([[0], starts, [len(places)]]))
     return int(runs[runs >= _FLAT_SAMPLES].sum())
 
 
 def _piled_up(relative: np.ndarray) -> int:
-    """How many samples, relative to the peak, lie above where they get more than twice as many as before.
+    """How many samples, relative to the peak, lie above where they get more than twice as many as a little below.
 
-    Of 30 utterances of LibriSpeech amplified by 6 dB and clipped (1.1 % of the samples, on average) it finds 29, after
-    coding as MP3 with 64 kbit/s 25, after 9 dB 29; of 1,200 files of ten corpora as they are, 9, some of them rightly.
+    Below that they must have become fewer first, as a tone's do not. Of 30 utterances of LibriSpeech, amplified by 6 dB
+    and clipped (1.1 % of the samples on average), all but one are found; resampled or as MP3 of 64 kbit/s 29 and 25,
+    after 9 dB 29 and 29. Of 6,002 files as they are, 35 have a share above 0, of 2.7 % at most; but one in which
+    ceilings are plain to see has 6.8 %.
     """
-    bins = np.minimum(((relative - _TAIL) * 100).astype(np.int64), 99)
-    counts = np.bincount(bins, minlength=100)
+    bins = np.minimum(((relative - _TAIL) * 100).astype(np.int64), _BINS - 1)
+    counts = np.bincount(bins, minlength=_BINS)
+    if np.count_nonzero(counts[:_LOW_BINS]) < 0.9 * _LOW_BINS:  # too few samples, or coarse ones: 8-bit, A-law
+        return 0
     totals = np.concatenate([[0], counts.cumsum()])
     near = totals[_WINDOW:] - totals[:-_WINDOW]
-    jumps = np.flatnonzero(near[_GAP:] > 2 * near[:-_GAP] + 10)
+    here, below = near[_GAP:], near[:-_GAP]
+    jumps = np.flatnonzero((here > 2 * below + 10) & (below < near[: 2 * _WINDOW].mean()))
     return int(totals[-1] - totals[jumps[0] + _GAP]) if len(jumps) else 0
 
 

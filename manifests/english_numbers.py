@@ -46,7 +46,7 @@ def expressions(rules: NumberRules) -> list[Expression]:
         Expression(re.compile(rf"(?P<hour>[0-9]{{1,2}}):(?P<minute>[0-9]{{2}})(?:{half})?"), _time),
         Expression(re.compile(rf"(?P<hour>[0-9]{{1,2}})(?P<minute>){half}"), _time),
         Expression(re.compile(r"(?P<open>['’‘]\s?)?(?P<century>1[1-9]|20)?(?P<decade>[0-9])0['’]?s"), _decade),
-        Expression(re.compile(r"(?P<digits>[0-9]+(?:,[0-9]{3})*)(?P<ending>st|nd|rd|th|ST|ND|RD|TH)"), _ordinal),
+        Expression(re.compile(r"(?<![0-9])(?P<digits>[0-9]+(?:,[0-9]{3})*)(?P<ending>(?i:st|nd|rd|th))"), _ordinal),
         Expression(re.compile(written), _number, touched_by=_COMPOUND),
     ]
 

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, *leave_out: str) -> None:
         if limit.name not in leave_out:
             flag = "--" + limit.name.replace("_", "-")
             parser.add_argument(
-                flag, type=float, default=limit.default, help=f"{HELP[limit.name]} (default: %(default)g)"
+                flag, type=float, default=limit.default, metavar="N", help=f"{HELP[limit.name]} (default: %(default)g)"
             )
 
 

@@ -19,7 +19,7 @@ _BASES = {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "�
 
 # What a reader says otherwise than it is written: XIV (fourteen, the fourteenth, le quatorzième). And a question mark
 # within a word, which stands for a letter that was lost on the way (informa??o). Both begin with what is rare, which
-# makes the search three times as fast as beginning with a look behind.
+# makes the search four times as fast as beginning with a look behind (0.8 against 3.3 µs for 55 characters).
 _ROMAN_NUMERAL = r"[IVX]{2}(?<![^\W_]..)[IVX]*(?:e|er|ème)?(?![^\W_])"
 _LOST_LETTER = r"\?(?<=[^\W\d_]\?)\?*[^\W\d_]"
 

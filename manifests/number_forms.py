@@ -22,6 +22,7 @@ _UNITS = word_set(
     "km cm mm nm kg mg ml cl dl min sec sek std ms mph kph hz khz mhz ghz kb mb gb tb kw mw kwh kv mah ft lb lbs oz "
     "mi ha bn mn mio mrd am pm pt px qm"
 )
+_NEAR = 100  # characters at either side that matter: the search stays short in a long text
 _WORDS_OF_ONE_LETTER = frozenset("aeiouyàéó")  # in one of these languages; any other letter by itself is a unit
 
 
@@ -44,7 +45,7 @@ class Expression:
         return self.pattern.sub(said, text)
 
     def _stands_alone(self, match: re.Match[str]) -> bool:
-        before, after = match.string[: match.start()], match.string[match.end() :]
+        before, after = _before(match), _after(match)
         if before and not before[-1].isspace() and before[-1] not in _OPENING:
             return False
         if not _ENDS.match(after) and not (self.touched_by and self.touched_by.match(after)):
@@ -55,30 +56,39 @@ class Expression:
         return not (inches or item or neighbours or _is_unit(word_after(match)))
 
 
+def _before(match: re.Match[str]) -> str:
+    return match.string[max(0, match.start() - _NEAR) : match.start()]
+
+
+def _after(match: re.Match[str]) -> str:
+    return match.string[match.end() : match.end() + _NEAR]
+
+
 def _is_unit(word: str) -> bool:
     return word in _UNITS or (len(word) == 1 and word not in _WORDS_OF_ONE_LETTER)
 
 
 def word_before(match: re.Match[str]) -> str:
     """The word directly before, or with a comma between, in lower case; "" for none."""
-    found = _WORD_BEFORE.search(match.string[: match.start()])
+    found = _WORD_BEFORE.search(_before(match))
     return found[1].lower() if found else ""
 
 
 def word_after(match: re.Match[str]) -> str:
     """The word directly after, in lower case; "" for none."""
-    found = _WORD_AFTER.match(match.string[match.end() :])
+    found = _WORD_AFTER.match(_after(match))
     return found[1].lower() if found else ""
 
 
 def ends_there(match: re.Match[str]) -> bool:
     """Whether the text, or a part of the sentence, ends behind it."""
-    return re.match(r"""\s*(?:$|[.,;:!?)…»”"—])""", match.string[match.end() :]) is not None
+    return re.match(r"""\s*(?:$|[.,;:!?)…»”"—])""", _after(match)) is not None
 
 
 def number_pattern(rules: NumberRules) -> str:
     """The groups `whole` and `part` of a number with decimals."""
-    return rf"(?P<whole>[0-9]{{1,3}}(?:[{rules.groups}][0-9]{{3}})+|[0-9]+)(?:[{rules.point}](?P<part>[0-9]+))?"
+    whole = rf"(?P<whole>[0-9]{{1,3}}(?:[{rules.groups}][0-9]{{3}})+|[0-9]+)"
+    return rf"(?<![0-9]){whole}(?:[{rules.point}](?P<part>[0-9]+))?"
 
 
 def value_of(match: re.Match[str]) -> int | None:
@@ -119,7 +129,7 @@ def number(match: re.Match[str], rules: NumberRules) -> str | None:
 
 def _is_ordinal(match: re.Match[str], value: int | None) -> bool:
     """Whether the point behind it makes it the third, or could: of a large number at the end of a text it does not."""
-    after = match.string[match.end() :]
+    after = _after(match)
     return re.match(r"\.(?!\.)", after) is not None and (after.strip(' ."”«)') != "" or value is None or value < 100)
 
 

@@ -54,7 +54,6 @@ def normalise(text: str, language: str) -> str:
     return _words(plain, rules)
 
 
-@cache
 def alphabet(language: str) -> str | None:
     """The characters that can come out besides space and apostrophe, in code-point order; None without a table."""
     table = LANGUAGES.get(base(language))
@@ -164,10 +163,12 @@ def _words(plain: str, rules: _Rules) -> str:
 
 
 def _simplified(text: str) -> str:
-    """NFKC but for the signs that it would change: ordinals (1ª) have a spoken form."""
+    """NFKC but for the signs that it would change: 1ª has a spoken form. A wide comma groups only wide digits."""
+    text = re.sub("(?<![０-９])，|，(?![０-９])", ", ", text)
     return "".join(c if _SIGNS[ord(c)] != c else unicodedata.normalize("NFKC", c) for c in text)
 
 
+@cache
 def _members(letters: str) -> str:
     """All characters of the inside of a regular expression's []."""
     ends = re.sub("(.)-(.)", lambda m: "".join(map(chr, range(ord(m[1]), ord(m[2]) + 1))), letters)

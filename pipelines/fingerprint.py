@@ -2,9 +2,9 @@
 
 A word is the signs of 32 numbers that describe the 0.7 s around it, after Haitsma and Kalker (A Highly Robust Audio
 Fingerprinting System, ISMIR 2002). They took differences between neighbours in time and frequency; here it is a cosine
-transform in both, whose coefficients depend less on each other: 32 signs are worth 22 bits in speech. Lossless and
-lossy copies, other rates and other gains give the same word about every second time. Of all words those are kept whose
-hash is small, so that two recordings keep the same words however they were cut.
+transform in both, whose numbers depend less on each other. Of all words those are kept whose hash is small, so that two
+recordings keep the same words however they were cut. A copy in Opus at 22 kbit/s has half of the words in common with
+the original, one at 8 kHz 97 %; two words of different speech are equal once in 2**21.7 times.
 
 That finds what is longer than two seconds, also inside something else. An utterance with few such words, being short or
 full of pauses, gets finer ones besides, which look at 0.36 s: by these it is known again where it was cut alike.
@@ -33,38 +33,38 @@ SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("words", _LIST, nullable=False),
-        pa.field("gaps", _LIST, nullable=False),  # steps from word to word, as they compress to a third of the steps
+        pa.field("gaps", _LIST, nullable=False),  # steps from word to word: they take 1.1 bytes in the file, not 2.1
         pa.field("duration_s", pa.float32(), nullable=False),
     ],
     metadata={"speechmill": f"Fingerprint {VERSION}"},
 )
 
-# What a telephone lets through, of samples at 8 kHz. Windows of 64 ms: with half of that a copy that starts 10 ms later
-# kept 14 % fewer words.
+# What a telephone lets through, of samples at 8 kHz. Windows of 64 ms: with half of that a copy whose frames fell 7.5 ms
+# later kept 38 % of its words, with these 43 %.
 _BANDS = FrontendSpec(
     sample_rate=8000, window_samples=512, hop_samples=160, fft_samples=512,
     mels=20, low_hz=250.0, high_hz=3400.0, preemphasis=0.97, window="hann",
 )  # fmt: skip
-_SCALE = 32768  # logmel's floor then lies 90 dB below the last bit
+_SCALE = 32768  # logmel's floor then lies 90 dB below the last bit of 16
 _STEPS = 4  # in a frame of 20 ms
-_POWER = 0.2  # of a band's energy. 0.1 makes words rarer but twice as fragile in Opus at 12 kbit/s, 0.4 the other way
+_POWER = 0.2  # of a band's energy. Nearer to a logarithm, at 0.1, words differ more between strangers and between copies
 _COMPONENTS = 8  # over the bands, times the four over time
-_BLOCK_FRAMES = 512
+_BLOCK_FRAMES, _BLOCK_SAMPLES = 512, 8192  # worked on at once: they stay in the cache
 _SILENCE = 1.0  # mean of what _POWER leaves
 
 _COARSE_SPAN, _FINE_SPAN = 32, 16  # frames
-_COARSE_SHARE = 1 / 6  # of the words are kept: 7 or 8 a second
-_FINE_WORDS_S = 0.3  # share of the words times seconds: about 30 words, however long
-_FEW = 10  # coarse words
-# Root mean square of the 32 numbers over the mean. A hum and room tone lie below; above lie single bursts between
-# pauses, which all look alike: a third of the words, but nine of ten that two unrelated recordings shared.
-_COARSE_MODULATION = (1.0, 2.2)
+_COARSE_SHARE = 1 / 8  # of the words are kept: about eight a second
+_FINE_WORDS_S = 0.5  # share of the words times seconds: about 50 words, however long
+_FEW = 12  # coarse words
+# Root mean square of the 32 numbers over the mean. White noise has 0.15 at most, a hum 0. Above 2.6 lie single bursts
+# between pauses, which all look alike: a third of the words, but nine of ten that two unrelated utterances shared.
+_COARSE_MODULATION = (0.5, 2.6)
 _FINE_MODULATION = (0.3, np.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Words [n] and when they occur, in steps of STEP_S. Silence and steady sounds have none."""
+    """Words [n] and when they occur, in steps of STEP_S, ascending. Silence and steady sounds have none."""
 
     words: Words
     steps: Words
@@ -122,9 +122,13 @@ _FLOOR = np.exp(np.float32(_POWER) * np.log(np.finfo(np.float32).eps))  # what l
 
 
 def _half_band() -> Floats:
-    """The positive odd taps of a low-pass filter whose even taps are 0 but the middle one, which is a half."""
-    odd = np.arange(1, 8, 2)
-    taps = np.sinc(odd / 2) * np.kaiser(17, 5.0)[8 + odd]
+    """The odd taps to one side of a low-pass filter whose even taps are 0 but for the middle one, which is a half.
+
+    It passes 3.4 kHz (97 %) and takes 30 dB off what lies above 4.6 kHz. With four taps (92 %, 22 dB) copies at 8 kHz
+    had 91 % of the words in common with the original, with six 97 %.
+    """
+    odd = np.arange(1, 12, 2)
+    taps = np.sinc(odd / 2) * np.kaiser(25, 3.0)[12 + odd]
     return (taps / taps.sum() / 4 * _SCALE).astype(np.float32)
 
 
@@ -132,29 +136,30 @@ _TAPS = _half_band()
 
 
 def _halved(samples: Floats) -> Floats:
-    """Samples at half the rate; what lay above 4.6 kHz comes out 40 dB weaker or more."""
+    """Samples at half the rate, times _SCALE."""
     count, edge = len(samples) // 2, len(_TAPS)
     halved = np.empty(count, np.float32)
     odd = np.zeros(count + 2 * edge, np.float32)
     odd[edge : edge + count] = samples[1 : 2 * count : 2]
-    for start in range(0, count, _HALVED_BLOCK):
-        size = min(_HALVED_BLOCK, count - start)
-        block = halved[start : start + size]
+    for start in range(0, count, _BLOCK_SAMPLES):
+        block = halved[start : start + _BLOCK_SAMPLES]
+        size = len(block)
+        both = np.empty(size, np.float32)
         np.multiply(samples[2 * start : 2 * (start + size) : 2], np.float32(_SCALE / 2), out=block)
-        middle = start + edge
         for i, tap in enumerate(_TAPS):
-            block += tap * (odd[middle - 1 - i : middle - 1 - i + size] + odd[middle + i : middle + i + size])
+            left, right = start + edge - 1 - i, start + edge + i
+            np.add(odd[left : left + size], odd[right : right + size], out=both)
+            np.multiply(both, tap, out=both)
+            np.add(block, both, out=block)
     return halved
-
-
-_HALVED_BLOCK = 8192  # stays in the cache
 
 
 @cache
 def _transforms(span: int) -> tuple[Floats, Floats]:
     """Over time [span, 5]: a mean, then four cosines under its window, free of the mean and orthonormal.
 
-    Over the bands [mels, components]: the first of the cosine transform.
+    Over the bands [mels, components]: the first of the cosine transform. Without making them orthonormal 24 signs were
+    worth 15.5 bits, with it 20.6: under the window the first cosine resembles the third, the second the fourth.
     """
     window = np.hanning(span + 2)[1:-1]
     positions = (np.arange(span) + 0.5) / span
@@ -175,20 +180,19 @@ def _kept(
     A word that lasts for several steps counts once, in its middle.
     """
     words, modulation_t = _words(loudness_tb, span)
-    starts = np.flatnonzero(np.concatenate(([True], words[1:] != words[:-1]))) if len(words) else np.empty(0, np.intp)
-    steps = (starts + np.append(starts[1:], len(words)) - 1) // 2
-    words = words[starts]
+    starts = np.flatnonzero(np.append(True, words[1:] != words[:-1])[: len(words)])
+    steps = (starts + np.append(starts[1:], len(words))[: len(starts)] - 1) // 2
+    words, there = words[starts], modulation_t[steps // _STEPS]
     hashes = _hash(words)
-    there = modulation_t[steps // _STEPS]
     kept = (there > modulation[0]) & (there < modulation[1]) & (hashes >= low * 2.0**32) & (hashes < high * 2.0**32)
     centre_s = ((span - 1) * _BANDS.hop_samples + _BANDS.window_samples) / _BANDS.sample_rate / 2
     return words[kept], (steps[kept] + round(centre_s / STEP_S)).astype(np.uint32)
 
 
 def _words(loudness_tb: Floats, span: int) -> tuple[Words, Floats]:
-    """The word at every step, and the modulation of every frame (0 in silence), for each place of the span."""
+    """The word at every step, and the modulation at every frame (0 in silence), for each place of the span."""
     over_time_sk, over_bands_bf = _transforms(span)
-    frames = max(0, len(loudness_tb) - span)  # not the last one: steps lie between a frame and the next
+    frames = max(0, len(loudness_tb) - span)  # not the last place: the steps lead from one frame to the next
     words = np.empty((frames, _STEPS), np.uint32)
     modulation_t = np.empty(frames, np.float32)
     between = (np.arange(_STEPS, dtype=np.float32) / _STEPS)[:, None]
@@ -209,7 +213,7 @@ def _words(loudness_tb: Floats, span: int) -> tuple[Words, Floats]:
 
 
 def _hash(words: Words) -> Words:
-    """Bits well mixed (the first half of MurmurHash3's finaliser, by Appleby)."""
+    """Well mixed bits: the first steps of MurmurHash3's finaliser, by Appleby."""
     mixed = words ^ (words >> np.uint32(16))
     mixed *= np.uint32(0x85EBCA6B)
     mixed ^= mixed >> np.uint32(13)

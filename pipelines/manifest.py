@@ -57,13 +57,15 @@ def clean(draft: Draft, limits: Limits, keep_leaks: list[str], pieces: np.ndarra
     if not len(rows):
         raise ValueError(_nothing_left(dropped))
     found = leaks.find(rows, draft.fingerprints, frozenset(keep_leaks))
-    leaking = filters.as_dropped(rows.take(found.rows), found.reasons, found.details)
+    goes = found.dropped["row"].to_numpy()
+    reasons, details = (found.dropped[name].to_pylist() for name in ("reason", "detail"))
+    leaking = filters.as_dropped(rows.take(pa.array(goes)), reasons, details)
     stays = np.ones(len(rows), bool)
-    stays[found.rows] = False
+    stays[goes] = False
     rows = parquet.in_order(rows.filter(pa.array(stays)))
     prints = draft.fingerprints
-    prints = prints.filter(pc.is_in(prints["id"], rows["id"])) if len(prints) else prints
-    return Draft(rows, parquet.in_order(pa.concat_tables([dropped, leaking])), prints.sort_by("id")), found
+    prints = prints.filter(pc.is_in(prints["id"], rows["id"])).sort_by("id")
+    return Draft(rows, parquet.in_order(pa.concat_tables([dropped, leaking])), prints), found
 
 
 def _nothing_left(dropped: pa.Table) -> str:
@@ -86,9 +88,9 @@ def write(
     parquet.write(storage.join(claim.out, parquet.DROPPED), draft.dropped)
     parquet.write(storage.join(claim.out, FINGERPRINTS), draft.fingerprints)
     parquet.write(storage.join(claim.out, parquet.MANIFEST), draft.rows)
-    report.write(claim.out, draft.rows, draft.dropped, found.summary, title, command)
+    report.write(claim.out, draft.rows, draft.dropped, found, title, command)
     summary = summarise(draft.rows, draft.dropped)
-    if remarks := [*remarks, *found.remarks]:
+    if remarks := [*remarks, *found.warnings]:
         summary["remarks"] = remarks
     claim.finish(summary)
     return summary

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+SOUND_WORDS = 3  # "(door slams)" is a sound; "(who had never seen a door)" is spoken
 NAME_RECURS = 3  # a name with a colon that starts so many lines of a file is a label, in any case of letters
 
 _BRACKETS = re.compile(r"\[[^\[\]]*\]|［[^［］]*］|【[^【】]*】|\([^()]*\)|（[^（）]*）|\*[^*\n]+\*")
@@ -93,7 +94,7 @@ def _fault(shown: str) -> str:
 
 
 def _is_sound(bracket: str, shown: str) -> bool:
-    if _SQUARE.match(bracket) or _SOUND.search(bracket):
+    if _SQUARE.match(bracket) or (len(bracket.split()) <= SOUND_WORDS and _SOUND.search(bracket)):
         return True
     others = _BRACKETS.sub("", shown)
     return not _is_word(others) or (bracket.isupper() and _has_small_letters(others))

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = ("pipelines", "asr", "shards", "manifests", "configs")  # each may import itself and those to its right
 SOURCES = [path.relative_to(ROOT).as_posix() for name in ORDER for path in sorted((ROOT / name).rglob("*.py"))]
 
-OFFLINE_ASR = {"asr.audio", "asr.frontend", "asr.tokenizer"}  # what pipelines share with the live path
+_DECODING = {"asr.ffmpeg", "asr.flac", "asr.mp3", "asr.sndfile", "asr.source", "asr.sphere"}  # behind asr.audio
+OFFLINE_ASR = {"asr.audio", "asr.frontend", "asr.levels", "asr.tokenizer", *_DECODING}  # shared with the live path
 TORCH = {"torch", "torchaudio", "torch_audiomentations"}
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 BYTES = {"open", "read_text", "read_bytes", "write_text", "write_bytes"}

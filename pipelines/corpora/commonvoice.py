@@ -12,10 +12,10 @@ from pathlib import Path
 from configs import cli
 from manifests import archive, storage
 from manifests.schema import Dropped, safe_id
-from pipelines import clip_table, datacollective, download, release
+from pipelines import clip_table, datacollective, download, partial, release
 from pipelines.candidates import Candidate, extra, write_toy
 from pipelines.clip_table import Row, unquote
-from pipelines.download import Archive
+from pipelines.download import Archive, Task
 from pipelines.release import Release
 
 HELP = "Common Voice, any language and version"
@@ -50,7 +50,6 @@ KNOWN = [
         None,
     )
 ]
-RENEWALS = 5
 ENDED = re.compile("the server answers (400|401|403) ")  # what the object stores say of an address that has ended
 
 # ASCII, Latin-1, general, CJK and fullwidth punctuation; with \W, vowel signs of Tamil and Hindi would go too
@@ -78,7 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train dev test (default), validated, other, invalidated, or train-extra: more for training, everything "
         "in validated that is in none of the three, with no speaker and no sentence of dev or test",
     )
-
     parser.add_argument(
         "--dataset",
         nargs="+",
@@ -109,12 +107,15 @@ def fetch(args: argparse.Namespace) -> None:
 
 def _download(name: str, dataset: str, args: argparse.Namespace) -> None:
     """The address that is given for an archive ends after a while: another one then goes on where it stopped."""
-    for is_last in (*[False] * RENEWALS, True):
+    while True:
         offer = datacollective.request(dataset)
+        wanted = Archive(name, offer.url, offer.size_bytes, offer.sha256, None)
+        parts = Task(wanted, args.root).parts
+        before_bytes = partial.arrived_bytes(parts)
         try:
-            download.fetch([Archive(name, offer.url, offer.size_bytes, offer.sha256, None)], args)
+            download.fetch([wanted], args)
         except ValueError as err:
-            if is_last or not ENDED.search(str(err)):
+            if not ENDED.search(str(err)) or partial.arrived_bytes(parts) == before_bytes:
                 raise
             cli.say(args, f"{name}: the address that was given for it has ended; asking for another one")
         else:
@@ -153,9 +154,9 @@ def _reported(found: Release) -> dict[str, str]:
     if "reported" not in found.tables:
         return {}
     reasons: dict[str, set[str]] = {}
-    for row in clip_table.read(found.tables["reported"], ("sentence", "reason")):
-        if not row.fault:
-            reasons.setdefault(unquote(row.cells["sentence"]).strip(), set()).add(row.cells["reason"].strip())
+    for row in clip_table.read(found.tables["reported"], ("sentence",)):
+        if not row.fault:  # they hold free text of contributors, line breaks too
+            reasons.setdefault(unquote(row.cells["sentence"]).strip(), set()).add(row.cells.get("reason", "").strip())
     return {sentence: ", ".join(sorted(said)) for sentence, said in reasons.items()}
 
 
@@ -164,7 +165,7 @@ def _insane(found: Release) -> dict[str, int]:
     if "clip_durations" not in found.tables:
         return {}
     insane: dict[str, int] = {}
-    for row in clip_table.read(found.tables["clip_durations"], ("duration[ms]",)):
+    for row in clip_table.read(found.tables["clip_durations"], ()):
         clip, milliseconds = row.cells.get("clip") or row.cells.get("filename", ""), row.cells.get("duration[ms]", "")
         if milliseconds.isdecimal() and not 0 < int(milliseconds) <= LONGEST_MS:
             insane[clip] = int(milliseconds)

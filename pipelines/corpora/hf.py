@@ -42,35 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def fetch(args: argparse.Namespace) -> None:
-    """Audio inside tables goes into tars below --root, split by split; a repeated call writes what is missing.
+def candidates(args: argparse.Namespace) -> Iterator[Candidate | Dropped]:
+    """The rows of all splits. Audio inside tables goes into tars below --root first; those that are there stay.
 
     Raises ValueError for a data set, a split or a column that cannot be read, for a missing --root, and for a --root
     with the audio of another state of the data set.
     """
-    for split in _splits(args):
-        if not _is_inside(split, args):
-            continue
-        if not args.root:
-            raise ValueError(
-                f"--dataset {args.dataset}: keeps its audio inside its tables; say --root FOLDER, where it is written "
-                "to once, as tars, and read from ever after"
-            )
-        folder = _folder(args, split.name)
-        claim = _claim(args, split, folder)
-        if claim.summary is not None and len(archive.find(folder)) == claim.summary["parts"]:
-            continue
-        cli.say(args, f"{args.dataset}, split {split.name}: writing its audio to {folder}")
-        if claim.summary is not None:
-            claim = claim.reopen()
-        claim.finish({"parts": packed.write(_rows(split, args), hubdata.content, folder)})
-
-
-def candidates(args: argparse.Namespace) -> Iterator[Candidate | Dropped]:
-    """Raises ValueError as `fetch` does, which is to be called before."""
-    for split in _splits(args):
-        if args.root and storage.exists(storage.join(_folder(args, split.name), identity.RECORD)):
-            for number, (cells, file) in enumerate(packed.read(_folder(args, split.name))):
+    for split in _splits(args):  # opened once: to find its files, `datasets` searches a folder some fifty times
+        if _is_inside(split, args):
+            for number, (cells, file) in enumerate(packed.read(_packed(split, args))):
                 yield _listed(args, split.name, number, cells, (file.uri, file.size_bytes) if file else "")
         else:
             for row in _rows(split, args)(0):
@@ -105,8 +85,20 @@ def _is_inside(split: Split, args: argparse.Namespace) -> bool:
     return first is not None and (first.data is not None or "://" in first.path)
 
 
-def _folder(args: argparse.Namespace, split: str) -> str:
-    return storage.join(args.root, _corpus(args), safe_id(split))
+def _packed(split: Split, args: argparse.Namespace) -> str:
+    """The folder of the split's tars, which are written if they are not there."""
+    if not args.root:
+        raise ValueError(
+            f"--dataset {args.dataset}: keeps its audio inside its tables; say --root FOLDER, where it is written to "
+            "once, as tars, and read from ever after"
+        )
+    folder = storage.join(args.root, _corpus(args), safe_id(split.name))
+    claim = _claim(args, split, folder)
+    if claim.summary is None or len(archive.find(folder)) != claim.summary["parts"]:
+        cli.say(args, f"{args.dataset}, split {split.name}: writing its audio to {folder}")
+        claim = claim if claim.summary is None else claim.reopen()
+        claim.finish({"parts": packed.write(_rows(split, args), hubdata.content, folder)})
+    return folder
 
 
 def _claim(args: argparse.Namespace, split: Split, folder: str) -> identity.Claim:

@@ -227,7 +227,7 @@ def tiny(folder: Path) -> list[str]:
         for index, duration_s in enumerate((0.5, 1.25)):
             write_toy(storage.join(chapter, f"{speaker}-7-{index:04d}{AUDIO}"), duration_s)
         words = {"84": "GOOD", "19": "FINE", "103": "NICE"}[speaker]  # no sentence is in train and dev
-        lines = f"{speaker}-7-0000 A {words} TOY OF A CORPUS\n{speaker}-7-0001 IT HASN'T ANY {words} WORDS\n"
+        lines = f"{speaker}-7-0000 A {words} TOY\n{speaker}-7-0001 IT HASN'T ANY {words} WORDS\n"
         storage.write_text(storage.join(chapter, f"{speaker}-7{TRANSCRIPT}"), lines)
     people = ";ID  |SEX| SUBSET           |MINUTES| NAME\n19   | F | train-clean-100  | 25.19 | Kara\n"
     storage.write_text(storage.join(root, SPEAKERS), people + "84   | M | dev-clean        | 20.10 | |CBW|Simon\n")

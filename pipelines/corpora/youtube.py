@@ -181,7 +181,7 @@ def _from_list(root: str, list_uri: str, wanted: Wanted) -> Iterator[Candidate |
         refusal = _refuse_row(row, video, wanted, heard)
         whole_s = video.duration_s if video else 0.0
         if refusal is not None:
-            id = safe_id(f"{row.id}-line-{row.line}")
+            id = safe_id(f"{row.id or 'row'}-line-{row.line}")
             uri = video.sound.uri if video and video.sound else ""
             detail = f"{storage.name(list_uri)}, line {row.line}: {refusal.detail}"
             lost_s = max(0.0, (whole_s if row.end_s is None else row.end_s) - row.start_s)

@@ -1,5 +1,8 @@
+import os
 import subprocess
 import sys
+import tarfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr import audio
+from manifests import storage
 
 FORMATS = "other/formats"
 READABLE_SPHERE = ["123_2alaw.sph", "chan3.sph", "example3.sph", "stereo.sph"]
@@ -63,6 +67,35 @@ def _cut(source: Path, folder: Path, fraction: float) -> Path:
     return target
 
 
+def _tar(path: Path, files: list[Path]) -> list[str]:
+    """The files packed into a tar; the URIs of its members."""
+    with tarfile.open(path, "w") as tar:
+        for file in files:
+            tar.add(file, f"clips/{file.name}")
+    with tarfile.open(path) as tar:
+        return [storage.member_uri(str(path), m.offset_data, m.size, m.name) for m in tar]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3 server."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in {
+            "AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        }.items():  # fmt: skip
+            patch.setenv(key, value)
+        boto3.client("s3", region_name="us-east-1", endpoint_url=url).create_bucket(Bucket="speech")
+        yield "s3://speech"
+    server.stop()
+
+
 # Synthetic files
 
 
@@ -100,6 +133,51 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     left, right = _speech(16000, 0.5, 1), _speech(16000, 0.5, 2)
     sf.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
     np.testing.assert_allclose(audio.read(str(tmp_path / "a.wav")), (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mkv"])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_one_channel_of_several(tmp_path: Path, name: str, rate: int) -> None:
+    path = tmp_path / name
+    channels = [_speech(rate, 0.5, seed) for seed in (1, 2)]
+    if name == "a.mkv":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("pcm_s16le", rate=rate)
+            assert isinstance(stream, av.AudioStream)
+            stream.layout = "stereo"
+            frame = av.AudioFrame.from_ndarray(np.stack(channels), format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            for part in [frame, None]:
+                container.mux(stream.encode(part))
+    else:
+        sf.write(path, np.stack(channels, axis=1), rate, subtype="PCM_16")
+    both_nc = audio.read_channels(str(path), 0.1, 0.3)
+    assert both_nc.dtype == np.float32 and both_nc.shape == (round(0.3 * rate), 2)
+    for number, wave in enumerate(channels):
+        np.testing.assert_allclose(both_nc[:, number], wave[round(0.1 * rate) :][: len(both_nc)], atol=1e-4)
+        _encode(tmp_path / "mono.wav", wave, rate, "pcm_s16le")
+        alone = audio.read(str(tmp_path / "mono.wav"), 16000, 0.1, 0.3)
+        np.testing.assert_allclose(audio.read(str(path), 16000, 0.1, 0.3, number), alone, atol=1e-4)
+        assert np.array_equal(audio.one_channel(both_nc, number), both_nc[:, number])
+    assert np.array_equal(audio.one_channel(both_nc, audio.MIX), both_nc.mean(axis=1))
+    with pytest.raises(audio.AudioError, match="has 2 channels; number 2, from 0 on, is not among them"):
+        audio.read(str(path), channel=2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_channels_of_a_stretch_at_the_own_rate(tmp_path: Path, channels: int) -> None:
+    waves = np.stack([_speech(22050, 2.0, seed) for seed in range(channels)], axis=1)
+    sf.write(tmp_path / "a.wav", waves, 22050, subtype="FLOAT")
+    uri = str(tmp_path / "a.wav")
+    assert np.array_equal(audio.read_channels(uri), waves)
+    assert np.array_equal(audio.read_channels(uri, 0.5, 1.0), waves[11025:33075])
+    assert np.array_equal(audio.read_channels(uri, 1.5), waves[33075:])
+    np.testing.assert_allclose(audio.one_channel(waves, audio.MIX), waves.mean(axis=1), atol=1e-7)
+    assert len(audio.read_channels(uri, 1.5, 0.55)) == 11025  # within the tolerance
+    with pytest.raises(audio.AudioError, match=r"ends at 2\.00 s, before 1\.50 \+ 0\.80 s"):
+        audio.read_channels(uri, 1.5, 0.8)
+    with pytest.raises(audio.AudioError, match="no samples from 2 s on"):
+        audio.read_channels(uri, 2.0)
 
 
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s32le", "pcm_f32le", "alac", "flac"])
@@ -179,6 +257,104 @@ def test_piped_wav_with_an_unknown_length_is_read(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert audio.probe(str(path)).duration_s == 1.0
     assert len(audio.read(str(path))) == 16000
+
+
+# Members of a tar
+
+
+@pytest.fixture(scope="module", params=["small", "not read at once"])
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[str]]:
+    """Files of many formats, and the members of a tar of them."""
+    folder = tmp_path_factory.mktemp("packed")
+    small = request.param == "small"
+    files = []
+    for name, rate, codec in [
+        ("a.wav", 16000, ""), ("b.flac", 44100, ""), ("c.sph", 16000, ""), ("d.mkv", 48000, "pcm_s16le"),
+        *([("e.aiff", 44100, ""), ("f.ogg", 44100, ""), ("g.mp3", 48000, "libmp3lame"), ("h.m4a", 44100, "aac"),
+           ("i.webm", 48000, "libopus"), ("j.aac", 44100, "aac")] if small else []),
+    ]:  # fmt: skip
+        files.append(folder / name)
+        wave = _speech(rate, 1.0 if small else 55.0)
+        if codec:
+            _encode(files[-1], wave, rate, codec)
+        else:
+            sf.write(files[-1], wave, rate, format="NIST" if name == "c.sph" else None)
+    assert small or min(path.stat().st_size for path in files) > 1 << 20
+    return files, _tar(folder / "a b#c.tar", files)
+
+
+@pytest.mark.parametrize("where", ["disk", "object store"])
+def test_a_member_of_a_tar_is_read_as_the_file(
+    request: pytest.FixtureRequest, packed: tuple[list[Path], list[str]], where: str
+) -> None:
+    files, members = packed
+    if where == "object store":
+        tar = storage.parent(members[0])
+        remote = f"{request.getfixturevalue('bucket')}/{len(storage.read_bytes(tar))}.tar"
+        storage.write_bytes(remote, storage.read_bytes(tar))
+        members = [uri.replace(tar, remote) for uri in members]
+    for path, uri in zip(files, members, strict=True):
+        whole = audio.read(str(path))
+        assert audio.probe(uri) == audio.probe(str(path)), uri
+        assert np.array_equal(audio.read(uri), whole), uri
+        assert np.array_equal(audio.read(uri, 8000, 0.3, 0.5), audio.read(str(path), 8000, 0.3, 0.5)), uri
+        assert np.array_equal(audio.read_channels(uri, 0.3, 0.5), audio.read_channels(str(path), 0.3, 0.5)), uri
+        assert np.array_equal(np.concatenate(list(audio.stream(uri))), whole), uri
+        assert audio.cuts_fast(uri) == (path.suffix in (".wav", ".flac", ".sph", ".aiff"))
+
+
+def test_a_member_is_named_in_its_errors(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", _speech(16000, 1.0), 16000)
+    (tmp_path / "b.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:20000])
+    for name, content in (("c.wav", b""), ("d.txt", b"hello\n" * 100), ("e.raw", bytes(100))):
+        (tmp_path / name).write_bytes(content)
+    members = _tar(tmp_path / "t.tar", sorted(tmp_path.glob("*.???")))
+    for uri, message in zip(
+        members, ["", "truncated: its header promises 1.00 s", "is empty", "cannot be read|has no audio", "headerless"],
+        strict=True,
+    ):  # fmt: skip
+        if message:
+            with pytest.raises(audio.AudioError, match=message) as caught:
+                audio.read(uri)
+            assert str(caught.value).startswith(uri)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 40.0], ids=["small", "not read at once"])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.sph", "a.mp3"])
+def test_a_tar_that_ends_within_a_member(tmp_path: Path, name: str, seconds: float) -> None:
+    sf.write(tmp_path / name, _speech(16000, seconds), 16000, format="NIST" if name == "a.sph" else None)
+    (uri,) = _tar(tmp_path / "t.tar", [tmp_path / name])
+    os.truncate(tmp_path / "t.tar", (tmp_path / name).stat().st_size // 2)
+    for function in (audio.read, audio.read_channels, _streamed):
+        with pytest.raises(audio.AudioError, match=r"truncated|damaged"):
+            function(uri)
+    missing = storage.member_uri(str(tmp_path / "none.tar"), 512, 1000, name)
+    with pytest.raises(audio.AudioError, match="No such file"):
+        audio.probe(missing)
+
+
+# Object stores
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aac"])
+def test_an_object_that_goes_away_is_not_taken_for_its_end(tmp_path: Path, bucket: str, name: str) -> None:
+    """ADTS states no length: what is missing shows only in the error of the request."""
+    if name == "a.aac":
+        _encode(tmp_path / name, _speech(44100, 4.0), 44100, "aac")
+    else:
+        sf.write(tmp_path / name, np.tile(_speech(44100, 4.0), 10), 44100, subtype="PCM_16")
+    data = (tmp_path / name).read_bytes()
+    data *= 1 + (3 << 20) // len(data) if name == "a.aac" else 1  # its packets follow each other without any header
+    uri = f"{bucket}/{name}"
+    storage.write_bytes(uri, data)
+    assert len(data) > 3 << 20
+    chunks = audio.stream(uri)
+    next(chunks)
+    storage.delete(uri)
+    with pytest.raises(FileNotFoundError):
+        list(chunks)
+    with pytest.raises(audio.AudioError, match="no such file"):
+        audio.read(uri)
 
 
 # Damage
@@ -283,11 +459,11 @@ def test_a_video_without_sound(tmp_path: Path) -> None:
 # Real files
 
 
-def test_every_real_format_probes_and_decodes(speech_data: Path) -> None:
+def test_every_real_format_probes_and_decodes(speech_data: Path, tmp_path: Path) -> None:
     paths = [p for p in sorted((speech_data / FORMATS).iterdir()) if p.suffix != ".raw"]
     paths += [speech_data / "other/sphere" / name for name in READABLE_SPHERE]
     assert len(paths) > 35
-    for path in paths:
+    for path, member in zip(paths, _tar(tmp_path / "all.tar", paths), strict=True):
         info = audio.probe(str(path))
         samples = audio.read(str(path))
         assert info.duration_s == pytest.approx(len(samples) / 16000, abs=0.06), path
@@ -295,6 +471,7 @@ def test_every_real_format_probes_and_decodes(speech_data: Path) -> None:
         # the second channel of 123_2alaw is the first upside down: the average is what A-law rounded away
         assert (0.001 if path.stem == "123_2alaw" else 0.005) < np.abs(samples).max() <= 1.5, path
         assert np.array_equal(_streamed(path, 1237), samples), path
+        assert np.array_equal(audio.read(member), samples) and audio.probe(member) == info, path
 
 
 def test_one_recording_in_many_containers_is_the_same_sound(speech_data: Path) -> None:

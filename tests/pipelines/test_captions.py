@@ -295,6 +295,7 @@ def test_a_time_inside_a_word_does_not_split_it_but_one_between_characters_does(
         ("Hello (laughter) you", "Hello you"),
         ("Hello (LONG GROWL) you", "Hello you"),
         ("my brother (who lives in Spain) came", "my brother (who lives in Spain) came"),
+        ("one (who has no phone at all) came", "one (who has no phone at all) came"),
         ("he *really* did *sighs*", "he *really* did"),
         ("［音楽］ こんにちは", "こんにちは"),
         ("10 of them", "10 of them"),

@@ -73,7 +73,7 @@ def test_the_same_command_again_does_nothing_and_other_limits_are_refused(
 
 
 def test_pieces_a_second_are_limited_with_a_vocab(two: list[str], tmp_path: Path, capsys: Out) -> None:
-    (tmp_path / "v.model").write_bytes(tokenizer.train(["the words of again and a long b c t"], "char", 20, False))
+    (tmp_path / "v.model").write_bytes(tokenizer.train(["the words of again and a long b c t"], "char", 19, False))
     argv = ["--manifest", *two, "--out", f"{tmp_path}/both", "--max-pieces-per-s", "4.5"]
     assert combine.main(argv) == 1
     assert "--max-pieces-per-s: pieces of which vocab? Say --vocab MODEL" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from pipelines import datacollective
+from pipelines import datacollective, prepare
 from pipelines.corpora import commonvoice
 
 KEY = "mdc_0123456789secret"
@@ -126,8 +126,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collecti
 
 
 def run(tmp_path: Path) -> int:
-    from pipelines import prepare
-
     where = ["--root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
     return prepare.main(["commonvoice", "--download", "--dataset", NAME, *where, "--workers", "1"])
 
@@ -247,6 +245,15 @@ def test_an_archive_that_is_not_what_was_promised_is_never_used(
     assert "its sha256 is" in printed.err and "0000 was published" in printed.err
     assert not list((tmp_path / "root").glob("*.tar"))
     assert b"ignature" not in (printed.out + printed.err).encode()
+
+
+def test_a_new_address_that_does_not_work_is_not_asked_for_again(
+    server: Collective, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.lives = 0
+    assert run(tmp_path) == 1
+    assert "/storage/cv.tar.gz: the server answers 403 Forbidden" in capsys.readouterr().err
+    assert len(server.posts) == 1
 
 
 def test_download_and_dataset_belong_together() -> None:

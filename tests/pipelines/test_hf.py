@@ -69,7 +69,6 @@ def arguments(dataset: Path | str, tmp_path: Path, *more: str, text: str = "sent
 
 
 def listed(args: argparse.Namespace) -> list[Candidate | Dropped]:
-    hf.fetch(args)
     return list(hf.candidates(args))
 
 
@@ -244,7 +243,7 @@ def test_audio_inside_tables_asks_for_a_place(sounds: list[Path], tmp_path: Path
     args = arguments(write_parquet(tmp_path / "set", table(sounds)), tmp_path)
     args.root = None
     with pytest.raises(ValueError, match="keeps its audio inside its tables; say --root FOLDER"):
-        hf.fetch(args)
+        listed(args)
 
 
 def test_no_code_of_a_dataset_is_run(tmp_path: Path) -> None:
@@ -338,7 +337,6 @@ for folder in sys.argv[2:]:
     args = argparse.Namespace(dataset=folder, config=None, splits=None, audio_column="audio", text_column="sentence",
         speaker_column=None, id_column=None, language_column=None, language="en", licence=None, streaming=True,
         root=sys.argv[1] + "/audio", out=sys.argv[1] + "/out", json=True, force=False)
-    hf.fetch(args)
     print(len(list(hf.candidates(args))), {"datasets", "torch", "torchcodec", "ray"} & set(sys.modules))
 """
     root = Path(__file__).resolve().parents[2]
@@ -425,11 +423,10 @@ for more in ([], ["--streaming"]):
     where = ["--root", f"{sys.argv[1]}/audio{len(more)}"]
     args = parser.parse_args(["--dataset", "own/er", "--text-column", "sentence", *where, *more])
     args.out, args.json, args.force = sys.argv[1] + "/out", True, False
-    hf.fetch(args)
     print(json.dumps([[c.id, c.text_raw, c.source, storage.read_bytes(c.audio).hex()] for c in hf.candidates(args)]))
 args.dataset = "no/body"
 try:
-    hf.fetch(args)
+    list(hf.candidates(args))
 except ValueError as err:
     print(json.dumps(str(err)))
 """
