@@ -299,8 +299,12 @@ def delete_folder(folder: str) -> None:
     if is_local(folder):
         shutil.rmtree(absolute(folder), ignore_errors=not os.path.exists(absolute(folder)))
         return
-    for uri, _ in list(list_files(folder + "/")):
-        delete(uri)
+    import obstore
+
+    with _remote(folder) as (store, key):
+        prefix = key.rstrip("/") + "/" if key else None
+        for chunk in list(obstore.list(store, prefix=prefix)):
+            obstore.delete(store, [entry["path"] for entry in chunk])
 
 
 def delete_staged(folder: str) -> None:

@@ -25,7 +25,7 @@ _INVISIBLE = frozenset("\u034f\u115f\u1160\u3164\uffa0") | frozenset(
 )
 _UNKNOWN = "\0"  # stands for what has no known spoken form, until the error message names it
 _LOOSE_MARKS = re.compile(r"(?:^|(?<=[ ']))[^\w ']+")  # marks without the letter that they belong to
-_WITH_DIGITS = re.compile(r"[A-Za-z0-9.,:/+%°$€£-]*\d[\dA-Za-z.,:/+%°$€£-]*")
+_WITH_DIGITS = re.compile(r"(?<![A-Za-z0-9.,:/+%°$€£-])[A-Za-z0-9.,:/+%°$€£-]*\d[\dA-Za-z.,:/+%°$€£-]*")
 _SHOWN = 10  # unknown characters named in one message
 _SHOWN_LENGTH = 20  # characters of a number in it
 

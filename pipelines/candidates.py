@@ -34,10 +34,13 @@ class Candidate:
     extra: str = ""
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False)  # one for all: json.dumps would make one for each row
+
+
 def extra(**values: str) -> str:
     """The values that are not empty as a JSON object, "" for none: what `Candidate.extra` holds."""
     kept = {key: value for key, value in values.items() if value}
-    return json.dumps(kept, ensure_ascii=False) if kept else ""
+    return _JSON.encode(kept) if kept else ""
 
 
 def drop(candidate: Candidate, reason: str, detail: str, duration_s: float) -> Dropped:

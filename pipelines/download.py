@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from configs import cli
@@ -23,6 +23,7 @@ from pipelines.progress import size, watched
 
 AT_MOST = 3  # archives at once; a corpus comes from one host
 READ_BYTES = 1 << 20
+REMOTE_READ_BYTES = 64 << 20  # a request each
 
 _ENDINGS = (".tar.gz", ".tgz", ".tar")
 
@@ -36,7 +37,7 @@ class Archive:
     """
 
     name: str
-    url: str
+    url: str = field(repr=False)  # its query may be a secret
     size_bytes: int | None
     sha256: str | None
     md5: str | None
@@ -102,6 +103,7 @@ def given(files: Sequence[str], known: Sequence[Archive], any_name: bool = False
     found: dict[str, Archive] = {}
     for file in files:
         uri = storage.absolute(file)
+        told = "--archive " + (http.shown(uri) if "://" in uri else file)
         file_name = _file_name(uri)
         if (of := published.get(file_name)) is not None:
             one = Archive(of.name, uri, of.size_bytes, of.sha256, of.md5, of.expansion)
@@ -110,11 +112,11 @@ def given(files: Sequence[str], known: Sequence[Archive], any_name: bool = False
             one = Archive(file_name.removesuffix(ending), uri, None, None, None)
         else:
             names = ", ".join(published) or "files that end in .tar.gz, .tgz or .tar"
-            raise ValueError(f"--archive {file}: is not known by this name; known are {names}")
+            raise ValueError(f"{told}: is not known by this name; known are {names}")
         if not one.is_remote and not storage.exists(uri):
-            raise ValueError(f"--archive {file}: no such file")
+            raise ValueError(f"{told}: no such file")
         if found.setdefault(one.name, one) is not one:
-            raise ValueError(f"--archive {file}: {one.name} is given twice")
+            raise ValueError(f"{told}: {one.name} is given twice")
     return list(found.values())
 
 
@@ -141,7 +143,7 @@ def fetch(archives: Sequence[Archive], args: argparse.Namespace) -> None:
     errors: list[str] = []
     with _progress(missing) as done, executors.executor(0 if here else args.workers, args.ray_address) as run:
         for position, outcome in run(fetch_one, missing, at_most=AT_MOST):
-            done.add(position)
+            done[position] = outcome.received.archive_bytes if outcome.received else 0
             if outcome.error:
                 errors.append(outcome.error)
             if not outcome.error or len(missing) > 1:
@@ -169,12 +171,20 @@ def fetch_one(task: Task) -> Outcome:
 
 def _from_file(task: Task) -> Received:
     source = task.archive
-    _check_size(source, storage.size_bytes(source.url), source.url)
-    with storage.open_read(source.url) as file:
-        try:
-            return _receive(iter(lambda: file.read(READ_BYTES), b""), task, source.url)
-        except Damaged as err:
-            raise ValueError(f"{err}; the file is left as it is, and is not used") from None
+    size_bytes = storage.size_bytes(source.url)
+    _check_size(source, size_bytes, source.url)
+    try:
+        return _receive(_read(source.url, size_bytes), task, source.url)
+    except Damaged as err:
+        raise ValueError(f"{err}; the file is left as it is, and is not used") from None
+
+
+def _read(uri: str, size_bytes: int) -> Iterator[bytes]:
+    step = READ_BYTES if storage.is_local(uri) else REMOTE_READ_BYTES
+    for offset in range(0, size_bytes, step):
+        piece = storage.read_range(uri, offset, min(step, size_bytes - offset))
+        for start in range(0, len(piece), READ_BYTES):
+            yield piece[start : start + READ_BYTES]
 
 
 def _from_server(task: Task, patience: Patience) -> Received:
@@ -187,7 +197,8 @@ def _from_server(task: Task, patience: Patience) -> Received:
             _check_space([Task(known, task.root)], task.root)
 
     while True:
-        chunks = partial.arriving(source.url, task.parts, bool(source.published_hash), patience, check)
+        has_hash = bool(source.published_hash)
+        chunks = partial.arriving(source.url, task.parts, source.size_bytes, has_hash, patience, check)
         try:
             with contextlib.closing(chunks):
                 received = _receive(chunks, task, http.shown(source.url))
@@ -266,13 +277,13 @@ def _line(task: Task, outcome: Outcome) -> str:
 
 
 @contextlib.contextmanager
-def _progress(tasks: Sequence[Task]) -> Iterator[set[int]]:
-    """Shows what has arrived of all, asking the folders that the tasks write to; yields the set for those done."""
+def _progress(tasks: Sequence[Task]) -> Iterator[dict[int, int]]:
+    """Shows what has arrived of all, asking the folders that the tasks write to; yields the dict for those done."""
     sizes = [task.archive.size_bytes or 0 for task in tasks]
-    done: set[int] = set()
+    done: dict[int, int] = {}  # bytes by the position of the task
 
     def arrived() -> int:
-        return sum(whole if i in done else _arrived_bytes(tasks[i]) for i, whole in enumerate(sizes))
+        return sum(done[i] if i in done else _arrived_bytes(task) for i, task in enumerate(tasks))
 
     look_s = 1.0 if storage.is_local(tasks[0].root) else 10.0  # listing an object store takes time, and money
     with watched("fetching", sum(sizes) if all(sizes) else None, arrived, look_s):

@@ -98,26 +98,33 @@ def shown(url: str) -> str:
 
 
 def follow(
-    url: str, position: int, version: Version | None, patience: Patience, learned: Callable[[Version], None]
+    url: str,
+    position: int,
+    version: Version | None,
+    size_bytes: int | None,
+    patience: Patience,
+    learned: Callable[[Version], None],
 ) -> Generator[bytes, None, None]:
     """The bytes from `position` to the end. `version`: what is known of the file if some of it came before.
 
-    `learned` is told what each answer says of the file before its bytes come; what it raises comes through. Raises
-    Changed when the file is another one, or when the server sends whole files only; ValueError when the server refuses
-    or patience has ended.
+    `size_bytes` is the published size, for servers that do not tell. `learned` is told what each answer says of the
+    file before its bytes come; what it raises comes through. Raises Changed when the file is another one, or when the
+    server sends whole files only; ValueError when the server refuses or patience has ended.
     """
-    while version is None or version.size_bytes != position:
+    end = version.size_bytes if version and version.size_bytes is not None else size_bytes
+    while end is None or position < end or version is None:
         try:
             with _answer(url, position, version) as (response, version):
                 learned(version)
+                end = version.size_bytes if version.size_bytes is not None else size_bytes
                 for chunk in _body(response):
                     position += len(chunk)
                     patience.reached(position)
                     yield chunk
-            if version.size_bytes is None:
+            if end is None:
                 return
-            if version.size_bytes != position:
-                raise Cut(f"the server ended after {position} of {version.size_bytes} bytes")
+            if position < end:
+                raise Cut(f"the server ended after {position} of {end} bytes")
         except Cut as cut:
             patience.failed(str(cut), cut.after_s)
 

@@ -24,21 +24,21 @@ _PART = re.compile(r"(\d{15})\.part")
 
 
 def arriving(
-    url: str, folder: str, is_known_by_hash: bool, patience: Patience, check: Check
+    url: str, folder: str, size_bytes: int | None, is_known_by_hash: bool, patience: Patience, check: Check
 ) -> Generator[bytes, None, None]:
     """The bytes of the archive from its first one on: those that `folder` has, then those from the server.
 
-    `is_known_by_hash`: parts from another address, a mirror, are then as good. Raises as http.follow does, and what
-    `check` raises, which is told what the server says of the file.
+    `size_bytes` is the published size. `is_known_by_hash`: parts from another address, a mirror, are then as good.
+    Raises as http.follow does, and what `check` raises, which is told what the server says of the file.
     """
     storage.delete_abandoned(folder)
     version = _version(url, folder, is_known_by_hash)
     position = 0
     for uri in _parts(folder) if version else []:
-        with storage.open_read(uri) as file:
-            while chunk := file.read(READ_BYTES):
-                position += len(chunk)
-                yield chunk
+        part = storage.read_bytes(uri)
+        for start in range(0, len(part), READ_BYTES):
+            yield part[start : start + READ_BYTES]
+        position += len(part)
     patience.reached(position)
 
     def learned(version: Version) -> None:
@@ -46,7 +46,7 @@ def arriving(
         _remember(url, folder, version)
 
     writer = _Writer(folder, position)
-    with contextlib.closing(http.follow(url, position, version, patience, learned)) as chunks:
+    with contextlib.closing(http.follow(url, position, version, size_bytes, patience, learned)) as chunks:
         try:
             for chunk in chunks:
                 writer.write(chunk)

@@ -40,6 +40,7 @@ VERSION = 1  # raise it when the same inputs give other rows: old results are th
 CHUNK = 256  # candidates in one task
 # Seconds before Ray is started: it needs some itself, and 28,600 FLAC headers took 3 s here but 13 s with two workers
 ALONE_S = 5.0
+READ = ("root", "list", "dataset")  # options that may name what is read and must not be deleted
 COMMON = ("corpus", "out", "force", "workers", "ray_address", "json", "keep_leaks", "headers_only", "loudness", "trim")
 
 
@@ -153,7 +154,7 @@ def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, comman
         fetch(args)
     listed = list(corpus.candidates(args))
     inputs = _inputs(args, rules) | {"utterances": len(listed), "files_and_texts": _listing_fingerprint(listed)}
-    sources = [storage.absolute(uri) for uri in (getattr(args, "root", None), getattr(args, "list", None)) if uri]
+    sources = [storage.absolute(uri) for name in READ if (uri := getattr(args, name, None)) and isinstance(uri, str)]
     done = identity.look(args.out, STEP, inputs, args.force, sources).summary
     if done is not None and manifest.is_whole(args.out):
         return _already_done(args, done)

@@ -39,7 +39,7 @@ class Site:
     files: dict[str, bytes] = field(default_factory=dict)
     etag: str = '"one"'
     ranges: bool = True
-    lengths: bool = True  # False: chunked, with no Content-Length
+    framing: str = "length"  # how the end is told: by a Content-Length, "chunked", or "close" of the connection
     faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     held: threading.Event = field(default_factory=threading.Event)
@@ -78,10 +78,13 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
             if begin >= len(data):
                 seen.status, headers["Content-Range"], data = 416, f"bytes */{len(data)}", b""
-        if site.lengths:
+        if site.framing == "length":
             headers.setdefault("Content-Length", str(len(data) - begin))
-        else:
+        elif site.framing == "chunked":
             headers["Transfer-Encoding"] = "chunked"
+        else:
+            headers["Connection"] = "close"
+            self.close_connection = True
         self._answer(seen.status, headers)
         with contextlib.suppress(OSError):
             self._body(data[begin:], fault, seen)
@@ -110,12 +113,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 os.close(self.connection.detach())
             return
-        if not self.site.lengths:
+        if self.site.framing == "chunked":
             self.wfile.write(b"0\r\n\r\n")
 
     def _send(self, piece: bytes, seen: Seen) -> None:
         if piece:
-            self.wfile.write(piece if self.site.lengths else b"%x\r\n%b\r\n" % (len(piece), piece))
+            chunked = self.site.framing == "chunked"
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             self.wfile.flush()
             seen.sent += len(piece)
 

@@ -46,6 +46,12 @@ def library() -> Any:
     return hubdata._datasets()
 
 
+@pytest.fixture(autouse=True)
+def nothing_in_the_home_folder(library: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`datasets` leaves a lock in its cache for whatever it opens."""
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
 def table(sounds: list[Path], **columns: list[Any]) -> pa.Table:
     """Rows with their audio in them, as the hub shows Parquet files of speech."""
     audio = [{"bytes": path.read_bytes(), "path": path.name} for path in sounds]
@@ -341,7 +347,8 @@ for folder in sys.argv[2:]:
 """
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", code, str(tmp_path), *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
     assert done.stdout == "5 {'datasets'}\n" * 2, done.stderr
 
 
