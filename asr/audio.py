@@ -9,7 +9,6 @@ an MP3 without a Xing header; no reader can tell.
 import contextlib
 import io
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, cast
@@ -223,12 +222,12 @@ def _open(uri: str, decode: bool = True) -> Iterator[Source]:
 def _file(uri: str, small_bytes: int, stack: contextlib.ExitStack) -> "io.BytesIO | _Guarded":
     """A file, a member of a tar or an object; its bytes when they are few. Raises AudioError for one not to be had."""
     try:
-        file = stack.enter_context(storage.open_read(uri))
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        if size == 0:
+        size_bytes = storage.size_bytes(uri)
+        if size_bytes == 0:
             raise AudioError(f"{uri}: is empty (0 bytes)")
-        return io.BytesIO(file.read()) if size <= small_bytes else _Guarded(file)
+        if size_bytes <= small_bytes:
+            return io.BytesIO(storage.read_bytes(uri))
+        return _Guarded(stack.enter_context(storage.open_read(uri)))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as err:
         raise AudioError(f"{uri}: cannot be read as audio: {err.strerror or 'no such file'}") from None
     except EOFError:

@@ -50,5 +50,5 @@ def check_stated(uri: str, stated_s: float, held_s: float) -> None:
 
 def check_finite(uri: str, block_nc: np.ndarray) -> None:
     """Raises AudioError for samples that are no numbers; only formats that hold floats can have them."""
-    if not np.isfinite(block_nc).all():
+    if not np.isfinite(block_nc.sum()) and not np.isfinite(block_nc).all():  # the sum takes half the time
         raise AudioError(f"{uri}: has samples that are infinite or not a number")

@@ -85,7 +85,7 @@ def apply(table: pa.Table, limits: Limits, pieces: np.ndarray | None = None) -> 
     fails = why >= 0
     if not fails.any():
         return table, DROPPED_SCHEMA.empty_table()
-    rows = np.flatnonzero(fails)
+    rows = np.flatnonzero(fails).tolist()
     details = [_detail(checks[why[row]], row) for row in rows]
     reasons = [checks[why[row]].reason for row in rows]
     return table.filter(pa.array(~fails)), as_dropped(table.take(pa.array(rows)), reasons, details)

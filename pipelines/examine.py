@@ -130,9 +130,7 @@ def _undecodable(candidate: Candidate, err: AudioError) -> Dropped:
     return drop(candidate, "undecodable", detail, candidate.duration_s or 0.0)
 
 
-def _hear(
-    candidate: Candidate, info: AudioInfo, heard_nc: np.ndarray, text: str, rules: Rules, done: Examined
-) -> None:
+def _hear(candidate: Candidate, info: AudioInfo, heard_nc: np.ndarray, text: str, rules: Rules, done: Examined) -> None:
     """Add the row with what its samples tell."""
     rate = info.sample_rate
     channel, note = levels.choose_channel(heard_nc)

@@ -14,8 +14,7 @@ from pipelines import identity, leaks, report
 from pipelines.summary import as_text, summarise
 
 FINGERPRINTS = "fingerprints.parquet"
-REPORT = "report.html"
-FILES = (parquet.MANIFEST, parquet.DROPPED, FINGERPRINTS, REPORT)
+FILES = (parquet.MANIFEST, parquet.DROPPED, FINGERPRINTS, report.REPORT)
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def is_whole(out: str) -> bool:
 
 
 def text(out: str, summary: dict[str, Any]) -> str:
-    files = {"manifest": parquet.MANIFEST, "report": REPORT}
+    files = {"manifest": parquet.MANIFEST, "report": report.REPORT}
     if summary["dropped"]:
         files["why, each of the dropped"] = parquet.DROPPED
     return as_text(summary, {what: storage.join(out, name) for what, name in files.items()})

@@ -80,24 +80,25 @@ def find_duplicates(prints: pa.Table) -> Pairs:
     Where one recording occurs more than LINKS times, each of its copies is paired with the first LINKS only.
     """
     pa.default_memory_pool().release_unused()  # reading a million fingerprints leaves 700 MB behind
-    found = []
-    for rule in (_COARSE, _FINE):
-        words, places = _of_kind(prints, rule.fine)
-        order, group = _grouped(words)
-        del words  # 160 MB of a million utterances
-        found += [_judge(places, first, second, rule) for first, second in _hits(places, order, group, rule.least)]
-    return _longest(found)
+    return _longest([*_by_words(prints, _COARSE), *_by_words(prints, _FINE)])
+
+
+def _by_words(prints: pa.Table, rule: _Rule) -> list[Pairs]:
+    words, places = _of_kind(prints, rule.fine)
+    order, group = _grouped(words)
+    del words  # 160 MB of a million utterances
+    return [_judge(places, first, second, rule) for first, second in _hits(places, order, group, rule.least)]
 
 
 def _of_kind(prints: pa.Table, fine: bool) -> tuple[Words, _Places]:
     """The coarse or the fine words, in the order of the table, and where they are."""
     lengths = pc.list_value_length(prints["words"]).to_numpy()
-    words = prints["words"].combine_chunks().flatten().to_numpy()
-    rows = np.flatnonzero(fingerprint.is_fine(words) == fine).astype(np.uint32)
-    owner = np.repeat(np.arange(len(lengths), dtype=np.uint32), lengths)[rows]
-    step = _sums(prints["gaps"].combine_chunks().flatten().to_numpy(), lengths)[rows]
+    words = pc.list_flatten(prints["words"]).to_numpy()
+    right = fingerprint.is_fine(words) == fine
+    owner = np.repeat(np.arange(len(lengths), dtype=np.uint32), lengths)[right]
+    step = _sums(pc.list_flatten(prints["gaps"]).to_numpy(), lengths)[right]
     count = np.bincount(owner, minlength=len(lengths))
-    return words[rows], _Places(owner, step, count, prints["duration_s"].to_numpy().astype(np.float64))
+    return words[right], _Places(owner, step, count, prints["duration_s"].to_numpy().astype(np.float64))
 
 
 def _sums(gaps: Words, lengths: Ints) -> Words:
@@ -112,8 +113,9 @@ def _grouped(words: Words) -> tuple[Words, Words]:
 
     Words that occur once are left out.
     """
-    keys = words.astype(np.uint64) << np.uint64(32)
-    keys |= np.arange(len(keys), dtype=np.uint64)
+    keys = words.astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.arange(len(keys), dtype=np.uint32)
     keys.sort()
     order = keys.astype(np.uint32)  # the lower half
     keys >>= np.uint64(32)

@@ -17,7 +17,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -102,11 +102,8 @@ def prepare(args: argparse.Namespace, argv: list[str] | None = None) -> None:
     if getattr(args, "root", None):  # also as it stands in step.json
         args.root = storage.absolute(args.root)
     command = shlex.join([STEP, *(sys.argv[1:] if argv is None else argv)])
-    make = getattr(corpus, "make", None)
-    if make:
-        summary = _from_making(args, rules, corpus, make, command)
-    else:
-        summary = _from_listing(args, rules, corpus, command)
+    made = hasattr(corpus, "make")
+    summary = _from_making(args, rules, corpus, command) if made else _from_listing(args, rules, corpus, command)
     cli.summary(args, summary | {"out": args.out}, manifest.text(args.out, summary))
 
 
@@ -127,13 +124,7 @@ def _rules(args: argparse.Namespace) -> Rules:
     )
 
 
-def _from_making(
-    args: argparse.Namespace,
-    rules: Rules,
-    corpus: Corpus,
-    make: Callable[[argparse.Namespace, executors.Run], None],
-    command: str,
-) -> dict[str, Any]:
+def _from_making(args: argparse.Namespace, rules: Rules, corpus: Any, command: str) -> dict[str, Any]:
     """The options decide all of it. The folder is claimed first, as the audio may go into it."""
     if check := getattr(corpus, "check", None):
         check(args)
@@ -142,7 +133,7 @@ def _from_making(
     if claim.summary is not None and manifest.is_whole(args.out):
         return _already_done(args, claim.summary)
     with executors.executor(args.workers if args.workers > 1 else 0, args.ray_address) as run:
-        make(args, run)
+        corpus.make(args, run)
     draft = _examine(args, rules, list(corpus.candidates(args)))
     cleaned, leaking = manifest.clean(draft, from_arguments(args), args.keep_leaks, None)
     return manifest.write(claim, cleaned, leaking, args.corpus, command, [])
@@ -219,7 +210,8 @@ def _examine(args: argparse.Namespace, rules: Rules, listed: list[Candidate | Dr
         for part in _examined(args, rules, chunks):
             parts.append(part)
             advance(len(part.rows) + len(part.dropped))
-    return Draft(*(pa.concat_tables(tables) for tables in zip(*((p.rows, p.dropped, p.fingerprints) for p in parts))))
+    tables = zip(*((part.rows, part.dropped, part.fingerprints) for part in parts), strict=True)
+    return Draft(*(pa.concat_tables(of_a_kind) for of_a_kind in tables))
 
 
 def _examined(args: argparse.Namespace, rules: Rules, chunks: list[list[Candidate]]) -> Iterator[Draft]:

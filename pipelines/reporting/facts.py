@@ -1,13 +1,13 @@
 """All figures of a report in one record."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.leaks import Leaks
 from pipelines.reporting import counts, samples, text
 from pipelines.reporting.counts import Breakdown, Extreme, Lost, Spread, Tally, Values
 from pipelines.reporting.samples import Sample
@@ -36,11 +36,11 @@ class Facts:
     notes: list[Tally]
     extras: dict[str, Values]
     dropped: list[Lost]
-    leaks: dict[str, Any] | None
+    leaks: Leaks | None
     samples: list[Sample]
 
 
-def gather(table: pa.Table, dropped: pa.Table, leaks: dict[str, Any] | None) -> Facts:
+def gather(table: pa.Table, dropped: pa.Table, leaks: Leaks | None) -> Facts:
     """`table` in the form of UTTERANCE_SCHEMA and `dropped` of DROPPED_SCHEMA; either may be empty."""
     cube = counts.cube(table)
     named = cube.filter(pc.not_equal(cube["speaker"], ""))

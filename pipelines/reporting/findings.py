@@ -1,6 +1,7 @@
 """What in a manifest deserves a look first, in sentences: each with the section that shows more."""
 
 from collections.abc import Iterator
+from html import escape
 
 from pipelines.reporting.facts import Facts
 from pipelines.reporting.html import count, hours, own, percent
@@ -14,7 +15,7 @@ STRAY_SHARE = 0.01  # of a language's characters: less is hardly a script that i
 
 def findings(facts: Facts) -> list[tuple[str, str]]:
     """(anchor of the section, HTML)."""
-    return [*_dropped(facts), *_rights(facts), *_speakers(facts), *_audio(facts), *_texts(facts)]
+    return [*_dropped(facts), *_leaks(facts), *_rights(facts), *_speakers(facts), *_audio(facts), *_texts(facts)]
 
 
 def _dropped(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -26,6 +27,14 @@ def _dropped(facts: Facts) -> Iterator[tuple[str, str]]:
             "dropped",
             f"{count(lost, 'utterance')} ({share}) dropped; most often: {own(first.name)} ({first.utterances:,}).",
         )
+
+
+def _leaks(facts: Facts) -> Iterator[tuple[str, str]]:
+    for leak in facts.leaks.findings if facts.leaks else ():
+        if not leak.dropped:
+            yield "leaks", f"Reported, not dropped: {count(leak.utterances, 'utterance')}, {escape(leak.what)}."
+    for warning in facts.leaks.warnings if facts.leaks else ():
+        yield "leaks", escape(warning)
 
 
 def _rights(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,10 @@
 """What the page of a report is built from: its style, the document, tables, bars, and how figures are written."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 START = 160  # characters of a text in a table
-NAME = 32  # of a speaker's name: Common Voice's have 128
+NAME = 20  # of a speaker's name: Common Voice's have 128
 
 # Whatever stands in a manifest, the page loads nothing and runs nothing: browsers hold to this themselves.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
@@ -124,8 +124,8 @@ def start(text: str, most: int = START) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def grid(label: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table in a box of its own, in which it scrolls. Cells are HTML; the first `texts` columns are words.
+def grid(label: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: Collection[int] = (0,)) -> str:
+    """A table in a box of its own, in which it scrolls. Cells are HTML; the columns `texts` hold words.
 
     `label` tells those who do not see the page what the box is.
     """
@@ -139,11 +139,11 @@ def grid(label: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts:
     )
 
 
-def _text(column: int, texts: int) -> str:
-    return ' class="t"' if column < texts else ""
+def _text(column: int, texts: Collection[int]) -> str:
+    return ' class="t"' if column in texts else ""
 
 
-def _cell(column: int, cell: str, texts: int) -> str:
+def _cell(column: int, cell: str, texts: Collection[int]) -> str:
     if column == 0:
         return f'<th scope="row" class="t">{cell}</th>'
     return f"<td{_text(column, texts)}>{cell}</td>"

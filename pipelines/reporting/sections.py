@@ -172,7 +172,7 @@ def _extremes(name: str, found: Sequence[Extreme]) -> str:
         ]
         for e in found
     ]
-    return f"<h3>{name}</h3>{grid(name, heads, rows, texts=2)}" if rows else ""
+    return f"<h3>{name}</h3>{grid(name, heads, rows, texts=(0, 1))}" if rows else ""
 
 
 def audio_section(facts: Facts) -> str:
@@ -240,7 +240,7 @@ def _dropped_rows(reason: str, examples: Sequence[dict[str, Any]]) -> str:
         for e in examples
     ]
     heads = ["utterance", "why", "text of the corpus", "audio", "length (s)", "split"]
-    return grid(f"Examples: {reason}", heads, rows, texts=4)
+    return grid(f"Examples: {reason}", heads, rows, texts=(0, 1, 2, 3))
 
 
 def provenance_section(facts: Facts) -> str:
@@ -262,4 +262,23 @@ def _extra(key: str, values: Values, whole: int) -> str:
 
 
 def leaks_section(facts: Facts) -> str:
-    return section("leaks", "Leaks", "<p>Nobody looked for them.</p>")
+    if facts.leaks is None:
+        return section("leaks", "Leaks", "<p>Not looked for when this report was made.</p>")
+    found = facts.leaks.findings
+    said = "The same audio, sentence or speaker in training and in a dev or test split, and audio that is there twice."
+    if not found:
+        return section("leaks", "Leaks", f"<p>None found. {said}</p>")
+    rows = [
+        [
+            escape(f.what),
+            "dropped" if f.dropped else "only reported",
+            f"{f.utterances:,}",
+            hours(f.hours),
+            "<br>".join(own(start(example)) for example in f.examples),
+        ]
+        for f in found
+    ]
+    heads = ["what", "and then", "utterances", "hours", "for instance"]
+    table = grid("Leaks and duplicates", heads, rows, texts=(0, 1, 4))
+    warnings = "".join(f"<p>{escape(warning)}</p>" for warning in facts.leaks.warnings)
+    return section("leaks", "Leaks", f"<p>{said} An utterance may count in several rows.</p>", table, warnings)

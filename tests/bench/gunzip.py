@@ -5,7 +5,8 @@ usage: python tests/bench/gunzip.py SPEECH_DATA     (pip install isal deflate ra
 SPEECH_DATA is a folder with LibriSpeech and CommonVoice in it. Two .tar.gz of gzip level 6 are made: `speech`, the
 FLACs of LibriSpeech again and again, and `text`, the tables of Common Voice joined to one, likewise; a copy is farther
 from the one before it than the 32 kB that gzip looks back. All sides run in turn in one process. The first tables throw
-the bytes away, the others write to /dev/shm, and the last ones use two cores, the second one for the hash.
+the bytes away, the others write to /dev/shm, and the last ones use two cores, the second one for the hash: their wall
+time counts only where no other process ran beside it, which on a busy machine takes a while.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from manifests import archive
 REPETITIONS = 7
 CHUNK_BYTES = 1 << 20
 TAR_BYTES = 150_000_000
+QUIET_S = 0.025
 Gunzip = Callable[[bytes], int]
 
 
@@ -87,8 +89,7 @@ def main() -> None:
         table(SIDES, packed, tar_bytes, time.process_time)
     for what, used, clock in (
         ("CPU time", cores[:1], time.process_time),
-        ("CPU time of the thread that gunzips and writes, with two cores", cores, time.thread_time),
-        ("wall time with two cores", cores, time.monotonic),
+        ("two cores, wall time", cores, time.monotonic),
     ):
         os.sched_setaffinity(0, used)
         for name, (packed, tar_bytes) in materials.items():
@@ -133,17 +134,33 @@ def table(
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for repetition in range(REPETITIONS + 1):
         for side, run in sides.items():
-            for left in folder.iterdir() if folder else []:
-                left.unlink()
-            start = clock()
-            assert run(packed) == tar_bytes
+            took = timed(run, packed, tar_bytes, clock, folder)
             if repetition:  # the first round warms imports and caches
-                seconds[side].append(clock() - start)
+                seconds[side].append(took)
     best = min(statistics.median(found) for found in seconds.values())
     print("| side | MB of tar per s, median | min to max | of the fastest |\n|---|---|---|---|")
     for side, found in seconds.items():
         median, low, high = (tar_bytes / 1e6 / x for x in (statistics.median(found), max(found), min(found)))
         print(f"| {side} | {median:,.0f} | {low:,.0f} to {high:,.0f} | {best / statistics.median(found):.0%} |")
+
+
+def timed(run: Gunzip, packed: bytes, tar_bytes: int, clock: Callable[[], float], folder: Path | None) -> float:
+    while True:
+        for left in folder.iterdir() if folder else []:
+            left.unlink()
+        others_begin_s, start = others_s(), clock()
+        assert run(packed) == tar_bytes
+        took = clock() - start
+        if clock is not time.monotonic or others_s() - others_begin_s <= QUIET_S:
+            return took
+        time.sleep(0.2)
+
+
+def others_s() -> float:
+    """CPU time of all other processes, to the 10 ms that Linux counts in."""
+    user, nice, system, *_ = (int(ticks) for ticks in Path("/proc/stat").read_text().split()[1:5])
+    ours = os.times()
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - ours.user - ours.system
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 usage: python tests/bench/million.py [ROWS]        (1,000,000; pin it to one core: taskset -c 0)
 
-The rows are made up: two corpora, three languages, 50,000 speakers, sentences of random words, some of them too long, too
-quiet or said in a test split too. The command runs as a process of its own; its wall time, CPU time and peak memory are
+The rows are made up: two corpora, three languages, 50,000 speakers, sentences of random words, some of them too long,
+too quiet or said in a test split too. The command runs as a process of its own; its wall time, CPU time and peak memory are
 what the system says of it. A second run gives every row a fingerprint as dense as real speech has them.
 """
 
@@ -26,7 +26,7 @@ from manifests import parquet
 from manifests.schema import UTTERANCE_SCHEMA
 
 WORDS_PER_S = 2.5
-FINGERPRINT_WORDS_PER_S = 10
+FINGERPRINT_WORDS_PER_S = 8
 
 
 def main() -> None:
@@ -44,7 +44,8 @@ def main() -> None:
 def write(out: Path, corpus: str, rows: int, listened: bool, rng: np.random.Generator) -> None:
     duration_s = rng.gamma(4.0, 1.5, rows) + 0.05
     ids = pc.binary_join_element_wise(corpus, pa.array(np.arange(rows)).cast(pa.string()), "-")
-    vocabulary = np.array(["".join(rng.choice(list("abcdefghijklmnoprstuvwy"), rng.integers(2, 9))) for _ in range(20000)])
+    letters = np.array(list("abcdefghijklmnoprstuvwy"))
+    vocabulary = np.array(["".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(20000)])
     counts = np.maximum(1, (duration_s * WORDS_PER_S).astype(int))
     words = pa.array(vocabulary[rng.zipf(1.3, counts.sum()) % len(vocabulary)])
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
@@ -85,19 +86,23 @@ def write(out: Path, corpus: str, rows: int, listened: bool, rng: np.random.Gene
 
 
 def write_fingerprints(out: Path, ids: pa.Array, duration_s: np.ndarray, rng: np.random.Generator) -> None:
-    from pipelines.fingerprint import to_table
+    from pipelines.fingerprint import STEP_S, to_table
     from pipelines.manifest import FINGERPRINTS
 
     schema = to_table([]).schema
     counts = np.maximum(1, (duration_s * FINGERPRINT_WORDS_PER_S).astype(int))
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    frames = np.concatenate([np.sort(rng.integers(0, 1 + int(s * 80), n)) for s, n in zip(duration_s, counts, strict=True)])
+    lasting_s = np.repeat(duration_s, counts)
     values = {
-        "words": pa.array(rng.integers(0, 2**32, counts.sum(), np.uint32)),
-        "frames": pa.array(frames).cast(schema.field("frames").type.value_type),
+        "words": rng.integers(0, 2**32, counts.sum(), np.uint32),
+        "steps": (rng.random(counts.sum()) * lasting_s / STEP_S).astype(np.uint32),
     }
-    lists = {name: pa.ListArray.from_arrays(offsets, array) for name, array in values.items()}
-    table = pa.table({"id": ids} | lists).cast(schema)
+    lists = {
+        name: pa.ListArray.from_arrays(offsets, pa.array(array), type=schema.field(name).type)
+        for name, array in values.items()
+    }
+    columns = {"id": ids} | lists | {"duration_s": pa.array(duration_s, pa.float32())}
+    table = pa.table(columns, schema=schema)
     parquet.write(str(out / FINGERPRINTS), table.sort_by("id"))
 
 

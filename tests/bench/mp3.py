@@ -2,17 +2,20 @@
 
 usage: taskset -c 0 python tests/bench/mp3.py COMMONVOICE_CLIPS LIBRISPEECH [FFMPEG]
 
-COMMONVOICE_CLIPS is a folder with .mp3 files below it, LIBRISPEECH one with .flac files. FFMPEG is the program (as found
-on the PATH), started once for each file as many recipes do. CPU time of this process and of its children counts.
+COMMONVOICE_CLIPS is a folder with .mp3 files below it, LIBRISPEECH one with .flac files. FFMPEG is the program (else
+the one on the PATH); it is started once for each file, as many recipes do. CPU time of this process and of its children
+counts.
 """
 
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,8 +93,8 @@ def members(files: list[str], tar: Path) -> list[str]:
 
 
 def cpu_s() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def race(ways: dict[str, Way], audio_s: float) -> None:

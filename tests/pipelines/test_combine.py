@@ -17,7 +17,7 @@ FILES = {"manifest.parquet", "dropped.parquet", "fingerprints.parquet", "report.
 
 @pytest.fixture
 def two(tmp_path: Path) -> list[str]:
-    """Two prepared corpora: `first` has a train and a test split; `second` only training speech, some of it the same."""
+    """Two prepared corpora: `first` has a train and a test split, `second` only training speech, some of it the same."""
     common = toy("common", 4.0)
     write(tmp_path / "first", [("t", "test", common), ("a", "train", toy("a", 3.0)), ("b", "train", toy("b", 3.0))])
     sound = {"c": toy("c", 3.0), "again": common, "long": toy("long", 9.0)}
@@ -78,7 +78,8 @@ def test_pieces_a_second_are_limited_with_a_vocab(two: list[str], tmp_path: Path
     assert combine.main(argv) == 1
     assert "--max-pieces-per-s: pieces of which vocab? Say --vocab MODEL" in capsys.readouterr().err
     assert combine.main([*argv, "--vocab", f"{tmp_path}/v.model"]) == 0
-    reasons = dict(zip(*pq.read_table(tmp_path / "both" / "dropped.parquet").select(["id", "reason"]).to_pydict().values()))
+    dropped = pq.read_table(tmp_path / "both" / "dropped.parquet").to_pylist()
+    reasons = {row["id"]: row["reason"] for row in dropped}
     assert reasons["first-a"] == "too many pieces" and "second-long" not in reasons
 
 

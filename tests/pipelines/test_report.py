@@ -14,7 +14,8 @@ import pytest
 
 from manifests import parquet
 from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, Utterance, to_table
-from pipelines import report
+from pipelines import fingerprint, leaks, report
+from pipelines.leaks import Leaks
 from pipelines.reporting import text
 
 ROW = Utterance("a", "toy", "train", "en", "s", "gone.wav", 0.0, 2.0, 16000, 1, "One!", "one", "CC0", "made")
@@ -67,15 +68,19 @@ class Page(HTMLParser):
         return [value for t, name, value in self.attributes if (t, name) == (tag, attribute)]
 
 
+def leaks_of(rows: list[Utterance], *keep: str) -> Leaks:
+    return leaks.find(to_table(rows, UTTERANCE_SCHEMA), fingerprint.to_table({}), frozenset(keep))
+
+
 def page(
     folder: Path,
     rows: list[Utterance],
     lost: list[Dropped] | None = None,
-    leaks: dict | None = None,
+    found: Leaks | None = None,
     title: str = "Toy",
 ) -> Page:
     dropped = to_table(lost or [], DROPPED_SCHEMA)
-    report.write(str(folder), to_table(rows, UTTERANCE_SCHEMA), dropped, leaks, title, "prepare-corpus toy --out m")
+    report.write(str(folder), to_table(rows, UTTERANCE_SCHEMA), dropped, found, title, "prepare-corpus toy --out m")
     return Page((folder / "report.html").read_text())
 
 
@@ -223,6 +228,23 @@ def test_what_was_dropped_is_counted_with_examples_of_different_details(tmp_path
     assert "Nothing was dropped" in page(tmp_path, [ROW]).text
 
 
+def test_leaks_are_counted_those_that_stay_first_of_all(tmp_path: Path) -> None:
+    said = "a sentence of five words"
+    rows = [replace(ROW, id=f"u{i}", speaker=f"s{i}", text=said if i < 3 else f"something else {i}") for i in range(9)]
+    rows += [replace(ROW, id="t", split="test", speaker="s8", text=said, duration_s=3600.0)]
+    found = leaks_of(rows, "speaker")
+    shown = page(tmp_path, rows, found=found)
+    table = {row[0]: row[1:4] for row in shown.tables["Leaks and duplicates"][1:]}
+    assert table["sentence also in test"] == ["dropped", "3", "0.002"]
+    assert table["speaker also in test"] == ["only reported", "1", "0.001"]
+    assert "u0 (toy train): said in t (toy test)" in shown.text
+    assert "Reported, not dropped: 1 utterance, speaker also in test." in shown.text
+    clean = Leaks(found.dropped.slice(0, 0), (), ("toy: <b>warned</b>",))
+    assert "None found" in page(tmp_path, rows, found=clean).text
+    assert "toy: <b>warned</b>" in page(tmp_path, rows, found=clean).text
+    assert "Not looked for" in page(tmp_path, rows).text
+
+
 @pytest.mark.parametrize(
     "field", ["id", "split", "corpus", "language", "speaker", "text", "text_raw", "licence", "source", "audio"]
 )
@@ -231,7 +253,7 @@ def test_no_value_of_a_row_becomes_part_of_the_page(tmp_path: Path, field: str) 
     hostile = page(tmp_path, [replace(ROW, **{field: HOSTILE})], [LOST])
     assert hostile.tags["script"] == 0 and hostile.tags["img"] == plain.tags["img"]
     assert not [a for a in hostile.attributes if a[1].startswith("on")]
-    assert HOSTILE[:30] in hostile.text  # a speaker's name is shortened
+    assert HOSTILE[:19] in hostile.text  # a speaker's name is shortened
 
 
 def test_nor_does_anything_else_that_it_is_given(tmp_path: Path) -> None:
