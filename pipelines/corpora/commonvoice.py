@@ -12,11 +12,12 @@ from pathlib import Path
 from configs import cli
 from manifests import archive, storage
 from manifests.schema import Dropped, safe_id
-from pipelines import clip_table, datacollective, download, partial, release
+from pipelines import download, partial
 from pipelines.candidates import Candidate, extra, write_toy
-from pipelines.clip_table import Row, unquote
+from pipelines.commonvoice import clip_table, datacollective, release
+from pipelines.commonvoice.clip_table import Row, unquote
+from pipelines.commonvoice.release import Release
 from pipelines.download import Archive, Task
-from pipelines.release import Release
 
 HELP = "Common Voice, any language and version"
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 from configs import cli
 from manifests import archive, parquet, storage
 from manifests.schema import Dropped, safe_id
-from pipelines import hubdata, identity, packed
+from pipelines import identity
 from pipelines.candidates import Candidate, extra, write_toy
-from pipelines.hubdata import Row, Split
+from pipelines.hf import hubdata, packed
+from pipelines.hf.hubdata import Row, Split
 
 HELP = "a Hugging Face data set, from a folder or the hub"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from configs import cli
 from manifests import storage
 from manifests.schema import Dropped, safe_id
-from pipelines import captions, cues, rolling, transcribed, usable, video_queue
 from pipelines.candidates import Candidate, extra, write_toy
-from pipelines.captions import Cue
 from pipelines.source import File
-from pipelines.spoken import Spoken, spoken
-from pipelines.transcribed import Row
-from pipelines.usable import Refusal, Track, Wanted
-from pipelines.videos import INFO, Video, videos
+from pipelines.youtube import captions, cues, queue, rolling, transcribed, usable
+from pipelines.youtube.captions import Cue
+from pipelines.youtube.spoken import Spoken, spoken
+from pipelines.youtube.transcribed import Row
+from pipelines.youtube.usable import Refusal, Track, Wanted
+from pipelines.youtube.videos import INFO, Video, videos
 
 HELP = "videos with captions: ids, URLs, playlists and channels through yt-dlp, or a folder that it left"
 
@@ -61,9 +61,9 @@ def fetch(args: argparse.Namespace) -> None:
         return
     if args.list:
         raise ValueError("--list: describes sound that is already there; leave out --urls and --url-list")
-    urls = [*args.urls, *(video_queue.read_urls(args.url_list) if args.url_list else [])]
-    pace = video_queue.Pace(args.sleep_s, args.videos_per_hour)
-    video_queue.fetch(args.root, urls, _wanted(args), pace, lambda line: cli.say(args, line))
+    urls = [*args.urls, *(queue.read_urls(args.url_list) if args.url_list else [])]
+    pace = queue.Pace(args.sleep_s, args.videos_per_hour)
+    queue.fetch(args.root, urls, _wanted(args), pace, lambda line: cli.say(args, line))
 
 
 def candidates(args: argparse.Namespace) -> Iterator[Candidate | Dropped]:

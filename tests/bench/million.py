@@ -3,7 +3,7 @@
 usage: python tests/bench/million.py [ROWS]        (1,000,000; pin it to one core: taskset -c 0)
 
 The rows are made up: two corpora, three languages, 50,000 speakers, sentences of random words, some of them too long,
-too quiet or said in a test split too. The command runs as a process of its own; its wall time, CPU time and peak memory are
+too quiet or said in a test split too. The command is a process of its own; its wall time, CPU time and peak memory are
 what the system says of it. A second run gives every row a fingerprint as dense as real speech has them.
 """
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import captions, cues, rolling
-from pipelines.captions import Bit, CaptionError, Cue, text_of
-from pipelines.cues import Stretch
-from pipelines.spoken import labels, spoken
+from pipelines.youtube import captions, cues, rolling
+from pipelines.youtube.captions import Bit, CaptionError, Cue, text_of
+from pipelines.youtube.cues import Stretch
+from pipelines.youtube.spoken import labels, spoken
 
 
 def shown(text: str, extension: str) -> list[tuple[int, int, list[str]]]:

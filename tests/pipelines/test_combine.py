@@ -17,7 +17,7 @@ FILES = {"manifest.parquet", "dropped.parquet", "fingerprints.parquet", "report.
 
 @pytest.fixture
 def two(tmp_path: Path) -> list[str]:
-    """Two prepared corpora: `first` has a train and a test split, `second` only training speech, some of it the same."""
+    """Two prepared corpora: `first` has a train and a test split, `second` only training speech, partly the same."""
     common = toy("common", 4.0)
     write(tmp_path / "first", [("t", "test", common), ("a", "train", toy("a", 3.0)), ("b", "train", toy("b", 3.0))])
     sound = {"c": toy("c", 3.0), "again": common, "long": toy("long", 9.0)}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from manifests import storage
 from manifests.schema import Dropped
-from pipelines import clip_table
 from pipelines.candidates import Candidate
+from pipelines.commonvoice import clip_table
 from pipelines.corpora import commonvoice
 
 OLD = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent")

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from pipelines import datacollective, prepare
+from pipelines import prepare
+from pipelines.commonvoice import datacollective
 from pipelines.corpora import commonvoice
 
 KEY = "mdc_0123456789secret"

@@ -22,10 +22,10 @@ import pytest
 
 from manifests import storage
 from manifests.schema import Dropped
-from pipelines import hubdata, packed
 from pipelines.candidates import Candidate, write_toy
 from pipelines.corpora import hf
-from pipelines.hubdata import Row
+from pipelines.hf import hubdata, packed
+from pipelines.hf.hubdata import Row
 
 REVISION = "5" * 40
 

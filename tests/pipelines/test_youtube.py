@@ -10,10 +10,10 @@ import pytest
 from asr import audio
 from manifests.schema import Dropped
 from manifests.text import normalise
-from pipelines import usable, videos
 from pipelines.candidates import Candidate, write_toy
 from pipelines.corpora import youtube
-from pipelines.usable import Refusal, Track, Wanted
+from pipelines.youtube import usable, videos
+from pipelines.youtube.usable import Refusal, Track, Wanted
 
 FREE = "Creative Commons Attribution license (reuse allowed)"
 VTT = "WEBVTT\n\n00:00.000 --> 00:02.000\nOne caption\n\n00:02.000 --> 00:03.500\nof two.\n"

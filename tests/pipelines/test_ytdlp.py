@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.schema import Dropped
-from pipelines import video_queue, ytdlp
 from pipelines.candidates import Candidate, toy
 from pipelines.corpora import youtube
-from pipelines.video_queue import Bucket
+from pipelines.youtube import queue, ytdlp
+from pipelines.youtube.queue import Bucket
 
 FREE = "Creative Commons Attribution license (reuse allowed)"
 CAPTIONS = "WEBVTT\n\n00:00.500 --> 00:02.500\n>> A page that speaks,\n\n00:02.500 --> 00:04.000\nand its captions.\n"
@@ -298,7 +298,7 @@ def test_a_video_that_was_whole_when_the_run_was_killed_is_not_loaded_again(site
 def test_a_site_that_wants_less_is_given_time_and_then_left_alone(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(video_queue, "BACK_OFF_S", (0.0, 0.0))
+    monkeypatch.setattr(queue, "BACK_OFF_S", (0.0, 0.0))
     first, second, third = (site.video(f"Sl0wDown__{i}") for i in range(3))
     site.faults["/about/Sl0wDown__0"] = [429, 429]
     site.faults["/about/Sl0wDown__1"] = [429] * 3
@@ -312,7 +312,7 @@ def test_a_site_that_wants_less_is_given_time_and_then_left_alone(
 
 
 def test_a_robot_check_is_no_missing_video(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_queue, "BACK_OFF_S", ())
+    monkeypatch.setattr(queue, "BACK_OFF_S", ())
     url = site.video("R0botCheck_")
     site.pages["/about/R0botCheck_"] = json.dumps({"error": "Sign in to confirm you’re not a bot"}).encode()
     with pytest.raises(ValueError, match="fewer --videos-per-hour"):

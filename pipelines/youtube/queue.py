@@ -19,11 +19,11 @@ from typing import Any
 
 from manifests import storage
 from manifests.schema import safe_id
-from pipelines import usable, ytdlp
-from pipelines.captions import FORMATS
-from pipelines.usable import Refusal, Track, Wanted
-from pipelines.videos import RECORD, read_json
-from pipelines.ytdlp import Failure
+from pipelines.youtube import usable, ytdlp
+from pipelines.youtube.captions import FORMATS
+from pipelines.youtube.usable import Refusal, Track, Wanted
+from pipelines.youtube.videos import RECORD, read_json
+from pipelines.youtube.ytdlp import Failure
 
 BURST = 5  # so many videos may come faster than --videos-per-hour, which later ones then wait for
 _FIELDS = {"name", "key", "wanted", "reason", "again", "file"}  # of a fetch.json, those that decide here

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from manifests import archive, storage
-from pipelines.hubdata import Row
+from pipelines.hf.hubdata import Row
 from pipelines.source import File, files
 from shards.writer import END, member
 

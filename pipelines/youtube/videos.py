@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from manifests import storage
-from pipelines import usable
-from pipelines.captions import FORMATS
 from pipelines.source import File, files
+from pipelines.youtube import usable
+from pipelines.youtube.captions import FORMATS
 
 RECORD = "fetch.json"
 INFO = ".info.json"

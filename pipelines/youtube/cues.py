@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-from pipelines import rolling
-from pipelines.captions import Cue, text_of
-from pipelines.spoken import labels, spoken
+from pipelines.youtube import rolling
+from pipelines.youtube.captions import Cue, text_of
+from pipelines.youtube.spoken import labels, spoken
 
 MIN_MS, MAX_MS = 1_000, 20_000  # of an utterance
 TARGET_MS = 8_000  # where nothing else decides; so the usual limits in training, 14 to 16 s, are hardly ever met

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from pipelines import usable
-from pipelines.captions import FORMATS
+from pipelines.youtube import usable
+from pipelines.youtube.captions import FORMATS
 
 REQUEST_SLEEP_S = 0.75  # between the requests that one video takes, as in yt-dlp's own preset `sleep`
 

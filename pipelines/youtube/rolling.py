@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from pipelines.captions import Bit, Cue, Line, text_of
+from pipelines.youtube.captions import Bit, Cue, Line, text_of
 
 LINGER_MS = 250  # a cue may overlap the next one by this much in captions that do not roll
 LONGEST_WORD_MS = 1200  # a word without a time for its end is taken to last no longer
