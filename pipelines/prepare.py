@@ -40,7 +40,8 @@ VERSION = 1  # raise it when the same inputs give other rows: old results are th
 CHUNK = 256  # candidates in one task
 # Seconds before Ray is started: it needs some itself, and 28,600 FLAC headers took 3 s here but 13 s with two workers
 ALONE_S = 5.0
-READ = ("root", "list", "dataset")  # options that may name what is read and must not be deleted
+READ = ("root", "list", "dataset", "kaldi", "transcription")  # options that may name what is read: it is not deleted
+SCORED = ("unknown word",)  # reasons to drop at listing what the published numbers of utterances count
 COMMON = ("corpus", "out", "force", "workers", "ray_address", "json", "keep_leaks", "headers_only", "loudness", "trim")
 
 
@@ -145,7 +146,7 @@ def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, comman
         fetch(args)
     listed = list(corpus.candidates(args))
     inputs = _inputs(args, rules) | {"utterances": len(listed), "files_and_texts": _listing_fingerprint(listed)}
-    sources = [storage.absolute(uri) for name in READ if (uri := getattr(args, name, None)) and isinstance(uri, str)]
+    sources = [storage.absolute(uri) for uri in _read(args)]
     done = identity.look(args.out, STEP, inputs, args.force, sources).summary
     if done is not None and manifest.is_whole(args.out):
         return _already_done(args, done)
@@ -154,6 +155,12 @@ def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, comman
     claim = identity.claim(args.out, STEP, inputs, args.force, sources)
     remarks = _self_test(corpus, args, listed)
     return manifest.write_or_remove(claim, cleaned, leaking, args.corpus, command, remarks)
+
+
+def _read(args: argparse.Namespace) -> Iterator[str]:
+    for name in READ:
+        value = getattr(args, name, None) or ()
+        yield from [value] if isinstance(value, str) else value
 
 
 def _is_limit(option: str) -> bool:
@@ -186,7 +193,7 @@ def _self_test(corpus: Corpus, args: argparse.Namespace, listed: list[Candidate 
     """The number of utterances of each split against the published one, where that is known."""
     published = getattr(corpus, "published", None)
     known: dict[str, int] = published(args) if published else {}
-    here = Counter(item.split for item in listed if isinstance(item, Candidate))
+    here = Counter(item.split for item in listed if isinstance(item, Candidate) or item.reason in SCORED)
     remarks = []
     for split in sorted(here.keys() & known.keys()):
         verdict = "complete" if here[split] == known[split] else "NOT complete"

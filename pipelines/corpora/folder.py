@@ -8,9 +8,9 @@ from pathlib import Path
 
 from manifests import archive, storage
 from manifests.schema import Dropped, safe_id
-from pipelines import kaldi, lists, sphinx
 from pipelines.candidates import Candidate, write_toy
-from pipelines.lists import Entry
+from pipelines.listings import kaldi, lists, sphinx
+from pipelines.listings.lists import Entry
 from pipelines.source import File, files
 
 HELP = "audio files anywhere, named in a TSV, CSV or JSONL list, in Kaldi's wav.scp or in a Sphinx transcription"

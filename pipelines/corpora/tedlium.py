@@ -16,11 +16,12 @@ from pathlib import Path
 
 from manifests import storage
 from manifests.schema import Dropped, safe_id
-from pipelines import download, sphinx, stm
+from pipelines import download
 from pipelines.candidates import Candidate, extra, write_toy
 from pipelines.download import Archive
+from pipelines.listings import sphinx, stm
+from pipelines.listings.stm import Segment
 from pipelines.source import File, files
-from pipelines.stm import Segment
 
 HELP = "TED-LIUM, release 1, 2 or 3"
 

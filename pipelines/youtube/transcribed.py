@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from manifests import storage
-from pipelines.lists import seconds
+from pipelines.listings.lists import seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def write(out: Path, corpus: str, rows: int, listened: bool, rng: np.random.Gene
     letters = np.array(list("abcdefghijklmnoprstuvwy"))
     vocabulary = np.array(["".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(20000)])
     counts = np.maximum(1, (duration_s * WORDS_PER_S).astype(int))
-    words = pa.array(vocabulary[rng.zipf(1.3, counts.sum()) % len(vocabulary)])
+    words = pa.array(vocabulary).take(pa.array(rng.zipf(1.3, counts.sum()) % len(vocabulary)))
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
     text = pc.binary_join(pa.ListArray.from_arrays(offsets, words), " ")
     split = pa.array(np.array(["train", "dev", "test"])[rng.choice(3, rows, p=[0.98, 0.01, 0.01])])
@@ -92,10 +92,10 @@ def write_fingerprints(out: Path, ids: pa.Array, duration_s: np.ndarray, rng: np
     schema = to_table([]).schema
     counts = np.maximum(1, (duration_s * FINGERPRINT_WORDS_PER_S).astype(int))
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    lasting_s = np.repeat(duration_s, counts)
+    gap_steps = 2 / FINGERPRINT_WORDS_PER_S / STEP_S  # on average half of it
     values = {
         "words": rng.integers(0, 2**32, counts.sum(), np.uint32),
-        "steps": (rng.random(counts.sum()) * lasting_s / STEP_S).astype(np.uint32),
+        "gaps": rng.integers(0, int(gap_steps), counts.sum(), np.uint32),
     }
     lists = {
         name: pa.ListArray.from_arrays(offsets, pa.array(array), type=schema.field(name).type)

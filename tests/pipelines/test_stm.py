@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.text import normalise
-from pipelines import sphinx, stm
+from pipelines.listings import sphinx, stm
 
 WORD = st.from_regex(r"[a-z]+('[a-z]+)?", fullmatch=True)
 SOUND = st.sampled_from(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from manifests import storage
 from pipelines.candidates import extra
-from pipelines.lists import Entry, seconds
+from pipelines.listings.lists import Entry, seconds
 
 GENDERS = {"m": "male", "f": "female"}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from manifests import storage
-from pipelines.lists import Entry
+from pipelines.listings.lists import Entry
 
 EXTENSIONS = ("sph", "wav", "flac", "mp3", "ogg", "raw")
 TRANSCRIPTION, FILEIDS = ".transcription", ".fileids"
