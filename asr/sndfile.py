@@ -58,13 +58,14 @@ class SndfileSource:
             if len(block_nc) < size:
                 check_end(self._uri, self.rate, position, end, cause)
                 return
-        if end == self.frames and self._sound.format == "FLAC":
+        if first < end == self.frames and self._sound.format == "FLAC":
             self._check_used_up()
 
     def _check_used_up(self) -> None:
         """Raises AudioError when FLAC goes on after its stated end; libFLAC has read up to 8 kB (0.5 s) ahead of it."""
         position = self._file.tell()
-        if left_bytes := self._file.seek(0, os.SEEK_END) - position:
+        left_bytes = self._file.seek(0, os.SEEK_END) - position
+        if left_bytes * self.frames > TOLERANCE_S * self.rate * position:
             raise _goes_on(self._uri, self.frames / self.rate, left_bytes)
 
 

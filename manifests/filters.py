@@ -75,20 +75,19 @@ def from_arguments(args: argparse.Namespace) -> Limits:
     return limits
 
 
-def apply(table: pa.Table, limits: Limits, pieces: np.ndarray | None = None) -> tuple[pa.Table, pa.Table]:
-    """(what is kept, what is dropped as rows of dropped.parquet). `pieces` are counts of vocab pieces, row by row."""
+def unfit(table: pa.Table, limits: Limits, pieces: np.ndarray | None = None) -> tuple[np.ndarray, list[str], list[str]]:
+    """The rows that break a limit, in ascending order, with reason and detail of each.
+
+    `pieces` are counts of vocab pieces, row by row.
+    """
     why = np.full(len(table), -1)
     checks = list(_checks(table, limits, pieces))
     for number, check in reversed(list(enumerate(checks))):  # so that the first check a row fails gives the reason
         with np.errstate(invalid="ignore"):  # NaN, not measured, is neither below nor above
             why[(check.values < check.low) | (check.values > check.high)] = number
-    fails = why >= 0
-    if not fails.any():
-        return table, DROPPED_SCHEMA.empty_table()
-    rows = np.flatnonzero(fails).tolist()
-    details = [_detail(checks[why[row]], row) for row in rows]
+    rows = np.flatnonzero(why >= 0)
     reasons = [checks[why[row]].reason for row in rows]
-    return table.filter(pa.array(~fails)), as_dropped(table.take(pa.array(rows)), reasons, details)
+    return rows, reasons, [_detail(checks[why[row]], row) for row in rows.tolist()]
 
 
 def as_dropped(table: pa.Table, reasons: list[str], details: list[str]) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,8 +27,13 @@ def write_utterances(uri: str, rows: Iterable[Utterance]) -> None:
 
 def in_order(table: pa.Table) -> pa.Table:
     """Utterances by split and id; what was dropped by split, id, reason and detail."""
+    return table.take(order(table))
+
+
+def order(table: pa.Table) -> np.ndarray:
+    """The rows in that order."""
     keys = [name for name in ("split", "id", "reason", "detail") if name in table.column_names]
-    return table.take(pc.sort_indices(table, [(name, "ascending") for name in keys]))
+    return pc.sort_indices(table, [(name, "ascending") for name in keys]).to_numpy()
 
 
 def read_manifests(uris: Sequence[str], splits: Sequence[str] | None = None) -> list[Utterance]:
@@ -39,9 +45,12 @@ def read_manifests(uris: Sequence[str], splits: Sequence[str] | None = None) -> 
     return utterances(read_tables(uris, splits))
 
 
-def read_tables(uris: Sequence[str], splits: Sequence[str] | None = None) -> pa.Table:
-    """What `read_manifests` reads, as one table; it raises the same."""
-    tables = [(uri, _read(uri)) for uri in uris]
+def read_tables(uris: Sequence[str], splits: Sequence[str] | None = None, columns: list[str] | None = None) -> pa.Table:
+    """What `read_manifests` reads, as one table, of all columns or of those named (id and split among them).
+
+    It raises the same.
+    """
+    tables = [(uri, _read(uri, columns)) for uri in uris]
     if splits is not None:
         _check_splits(tables, splits)
         tables = [(uri, table.filter(pc.is_in(table["split"], pa.array(splits)))) for uri, table in tables]
@@ -60,31 +69,36 @@ def _refuse_twice(tables: list[tuple[str, pa.Table]]) -> None:
             owner[id_] = uri
 
 
-def read(uri: str) -> pa.Table:
-    """A Parquet file, whatever its columns. Raises ArrowInvalid for anything else.
+def read(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file with all its columns, or only those named. Raises ArrowInvalid for anything else.
 
     Without Arrow's threads: a process with torch in it that ended soon after read_table() had started them was aborted
     (exit code 134) in about one of three runs.
     """
     with storage.open_read(uri) as file:
-        return pq.ParquetFile(pa.PythonFile(file, mode="r")).read(use_threads=False)
+        return pq.ParquetFile(pa.PythonFile(file, mode="r")).read(columns, use_threads=False)
 
 
-def _read(uri: str) -> pa.Table:
+def _read(uri: str, columns: list[str] | None) -> pa.Table:
     file_uri = uri if uri.endswith(".parquet") else storage.join(uri, MANIFEST)
     if not storage.exists(file_uri):
         folder = storage.parent(uri) if uri.endswith(".parquet") else uri
         raise ValueError(f"{file_uri}: no such manifest; `prepare-corpus ... --out {folder or '.'}` makes one")
     try:
-        table = read(file_uri)
+        schema = _schema(file_uri)
+        if schema.equals(UTTERANCE_SCHEMA, check_metadata=True):
+            return read(file_uri, columns)
     except pa.ArrowInvalid as err:
         raise ValueError(f"{file_uri}: not a readable Parquet file ({err})") from None
-    if not table.schema.equals(UTTERANCE_SCHEMA, check_metadata=True):
-        raise ValueError(
-            f"{file_uri}: not a manifest of this version; prepare the corpus again with --force.\n"
-            f"It has:\n{table.schema.to_string()}\nThis version reads:\n{UTTERANCE_SCHEMA.to_string()}"
-        )
-    return table
+    raise ValueError(
+        f"{file_uri}: not a manifest of this version; prepare the corpus again with --force.\n"
+        f"It has:\n{schema.to_string()}\nThis version reads:\n{UTTERANCE_SCHEMA.to_string()}"
+    )
+
+
+def _schema(uri: str) -> pa.Schema:
+    with storage.open_read(uri) as file:
+        return pq.read_schema(pa.PythonFile(file, mode="r"))
 
 
 def _check_splits(tables: list[tuple[str, pa.Table]], splits: Sequence[str]) -> None:

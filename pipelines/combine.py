@@ -14,7 +14,7 @@ from configs import cli
 from manifests import filters, parquet, schema, storage
 from manifests.schema import DROPPED_SCHEMA
 from pipelines import fingerprint, identity, manifest
-from pipelines.manifest import Draft
+from pipelines.manifest import JUDGED, Draft, carry_out
 
 STEP = "combine-manifests"
 VERSION = 1  # raise it when the same inputs give other rows
@@ -40,7 +40,7 @@ def combine(args: argparse.Namespace, argv: list[str] | None = None) -> None:
     if np.isfinite(limits.max_pieces_per_s) and not args.vocab:
         raise ValueError("--max-pieces-per-s: pieces of which vocab? Say --vocab MODEL")
     vocab = Tokenizer.load(args.vocab) if args.vocab else None
-    rows = parquet.read_tables(args.manifest, args.splits)
+    rows = parquet.read_tables(args.manifest, args.splits, JUDGED)
     inputs = manifest.inputs(args) | {
         "manifests": [_content(uri) for uri in args.manifest],
         "splits": sorted(args.splits or []),
@@ -55,12 +55,14 @@ def combine(args: argparse.Namespace, argv: list[str] | None = None) -> None:
     else:
         cli.say(args, f"{len(rows):,} utterances of {len(args.manifest)} manifests")
         pieces = _pieces(vocab, rows) if vocab else None
-        draft = Draft(rows, DROPPED_SCHEMA.empty_table(), _fingerprints(args.manifest))
-        cleaned, leaking = manifest.clean(draft, limits, args.keep_leaks, pieces)
+        verdict = manifest.judge(rows, _fingerprints(args.manifest), limits, args.keep_leaks, pieces)
+        # read a second time, now all columns: a million rows and their fingerprints are to fit into 2 GB
+        rows = parquet.read_tables(args.manifest, args.splits)
+        draft = carry_out(Draft(rows, DROPPED_SCHEMA.empty_table(), _fingerprints(args.manifest)), verdict)
         claim = identity.claim(args.out, STEP, inputs, args.force, sources)
         command = shlex.join([STEP, *(sys.argv[1:] if argv is None else argv)])
-        title = " + ".join(sorted(set(rows["corpus"].unique().to_pylist())))
-        summary = manifest.write_or_remove(claim, cleaned, leaking, title, command, [])
+        title = " + ".join(sorted(draft.rows["corpus"].unique().to_pylist()))
+        summary = manifest.write_or_remove(claim, draft, verdict.leaks, title, command, [])
     cli.summary(args, summary | {"out": args.out}, manifest.text(args.out, summary))
 
 

@@ -28,7 +28,7 @@ Words = npt.NDArray[np.uint32]
 VERSION = 1  # raise it whenever some recording gets other words
 SAMPLE_RATE = 16000
 STEP_S = 0.005  # the unit of a word's time: the words of two copies agree best when both are looked for this finely
-_LIST = pa.list_(pa.field("item", pa.uint32(), nullable=False))
+_LIST = pa.list_(pa.field("element", pa.uint32(), nullable=False))
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -62,6 +62,7 @@ _FEW = 12  # coarse words
 # between pauses, which all look alike: a third of the words, but nine of ten that two unrelated utterances shared.
 _COARSE_MODULATION = (0.5, 2.6)
 _FINE_MODULATION = (0.3, np.inf)
+_STEADY = 0.1  # deviation in time over the mean: white noise has 0.08 at most, single digits 0.12 and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def fingerprint(samples: Floats) -> Fingerprint:
     duration_s = len(samples) / SAMPLE_RATE
     loudness_tb = np.exp(np.float32(_POWER) * logmel(_halved(samples), _BANDS)) - _FLOOR
     words, steps = _kept(loudness_tb, _COARSE_SPAN, _COARSE_MODULATION, 0.0, _COARSE_SHARE)
-    if len(words) < _FEW:
+    if len(words) < _FEW and _varies(loudness_tb):
         share = min(1 - _COARSE_SHARE, _FINE_WORDS_S / max(duration_s, STEP_S))
         padded_tb = np.pad(loudness_tb, ((_FINE_SPAN // 2, _FINE_SPAN // 2), (0, 0)))
         fine_words, fine_steps = _kept(padded_tb, _FINE_SPAN, _FINE_MODULATION, 1 - share, 1.0)
@@ -212,6 +213,12 @@ def _words(loudness_tb: Floats, span: int) -> tuple[Words, Floats]:
         strength_t = np.sqrt(np.square(values_t[:-1]).mean(axis=1))
         modulation_t[start : start + size] = strength_t / np.maximum(mean_t, _SILENCE) * (mean_t > _SILENCE)
     return words.reshape(-1), modulation_t
+
+
+def _varies(loudness_tb: Floats) -> bool:
+    """False of silence and steady sounds, whose beginnings and ends would all look alike."""
+    mean = loudness_tb.mean() if len(loudness_tb) else 0.0
+    return bool(mean > _SILENCE and np.sqrt(loudness_tb.var(axis=0).mean()) > _STEADY * mean)
 
 
 def _hash(words: Words) -> Words:

@@ -16,6 +16,8 @@ from pipelines.summary import as_text, summarise
 FINGERPRINTS = "fingerprints.parquet"
 FILES = (parquet.MANIFEST, parquet.DROPPED, FINGERPRINTS, report.REPORT)
 
+JUDGED = ["id", "corpus", "split", "language", "speaker", "duration_s", "text", "loudness_lufs", "clipped_share"]
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -26,8 +28,19 @@ class Draft:
     fingerprints: pa.Table
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Rows of a table that stay, in the order of a manifest, and rows that go, with reason and detail of each."""
+
+    kept: np.ndarray
+    dropped: np.ndarray
+    reasons: list[str]
+    details: list[str]
+    leaks: leaks.Leaks | None  # None: there was no row left to look at
+
+
 def add_arguments(parser: argparse.ArgumentParser, *without: str) -> None:
-    """The options of `finish`; `without` names limits that this command does not have."""
+    """The options that decide what stays; `without` names limits that this command does not have."""
     filters.add_arguments(parser, *without)
     parser.add_argument(
         "--keep-leaks",
@@ -42,29 +55,38 @@ def add_arguments(parser: argparse.ArgumentParser, *without: str) -> None:
 
 
 def inputs(args: argparse.Namespace) -> dict[str, Any]:
-    """What in the options decides the result of `finish`. Raises ValueError for limits that make no sense."""
+    """Those options as part of the inputs of a step. Raises ValueError for limits that make no sense."""
     return {
         "limits": {name: repr(value) for name, value in asdict(filters.from_arguments(args)).items()},
         "keep_leaks": sorted(args.keep_leaks),
     }
 
 
-def clean(draft: Draft, limits: Limits, keep_leaks: list[str], pieces: np.ndarray | None) -> tuple[Draft, leaks.Leaks]:
-    """The draft without what breaks a limit or leaks. Raises ValueError when no row is left."""
-    rows, unfit = filters.apply(draft.rows, limits, pieces)
-    dropped = pa.concat_tables([draft.dropped, unfit])
-    if not len(rows):
+def judge(
+    rows: pa.Table, prints: pa.Table, limits: Limits, keep_leaks: list[str], pieces: np.ndarray | None = None
+) -> Verdict:
+    """What breaks a limit or leaks. `rows` needs no other columns than JUDGED."""
+    unfit, reasons, details = filters.unfit(rows, limits, pieces)
+    fit = np.delete(np.arange(len(rows)), unfit)
+    if not len(fit):
+        return Verdict(fit, unfit, reasons, details, None)
+    found = leaks.find(rows.take(fit), prints, frozenset(keep_leaks))
+    leaking = fit[found.dropped["row"].to_numpy()]
+    reasons, details = reasons + found.dropped["reason"].to_pylist(), details + found.dropped["detail"].to_pylist()
+    kept = np.setdiff1d(fit, leaking, assume_unique=True)
+    kept = kept[parquet.order(rows.select(["split", "id"]).take(kept))]
+    return Verdict(kept, np.concatenate([unfit, leaking]), reasons, details, found)
+
+
+def carry_out(draft: Draft, verdict: Verdict) -> Draft:
+    """The draft as the verdict on its rows leaves it. Raises ValueError when no row is left."""
+    out = filters.as_dropped(draft.rows.take(verdict.dropped), verdict.reasons, verdict.details)
+    dropped = parquet.in_order(pa.concat_tables([draft.dropped, out]))
+    if not len(verdict.kept):
         raise ValueError(_nothing_left(dropped))
-    found = leaks.find(rows, draft.fingerprints, frozenset(keep_leaks))
-    goes = found.dropped["row"].to_numpy()
-    reasons, details = (found.dropped[name].to_pylist() for name in ("reason", "detail"))
-    leaking = filters.as_dropped(rows.take(pa.array(goes)), reasons, details)
-    stays = np.ones(len(rows), bool)
-    stays[goes] = False
-    rows = parquet.in_order(rows.filter(pa.array(stays)))
-    prints = draft.fingerprints
-    prints = prints.filter(pc.is_in(prints["id"], rows["id"])).sort_by("id")
-    return Draft(rows, parquet.in_order(pa.concat_tables([dropped, leaking])), prints), found
+    rows = draft.rows.take(verdict.kept)
+    prints = draft.fingerprints.filter(pc.is_in(draft.fingerprints["id"], rows["id"]))
+    return Draft(rows, dropped, prints.take(pc.sort_indices(prints["id"])))
 
 
 def _nothing_left(dropped: pa.Table) -> str:
@@ -72,7 +94,7 @@ def _nothing_left(dropped: pa.Table) -> str:
         return "the list names no utterance"
     counts = pc.value_counts(dropped["reason"]).to_pylist()
     most = max(counts, key=lambda c: (c["counts"], c["values"]))
-    of_it = parquet.in_order(dropped.filter(pc.equal(dropped["reason"], most["values"])))
+    of_it = dropped.filter(pc.equal(dropped["reason"], most["values"]))
     first = of_it.slice(0, 1).to_pylist()[0]
     return (
         f"none of {len(dropped)} utterances is usable; {most['counts']} of them: {most['values']}, "
@@ -81,7 +103,7 @@ def _nothing_left(dropped: pa.Table) -> str:
 
 
 def write(
-    claim: identity.Claim, draft: Draft, found: leaks.Leaks, title: str, command: str, remarks: list[str]
+    claim: identity.Claim, draft: Draft, found: leaks.Leaks | None, title: str, command: str, remarks: list[str]
 ) -> dict[str, Any]:
     """Write all files, the record last; returns the summary."""
     parquet.write(storage.join(claim.out, parquet.DROPPED), draft.dropped)
@@ -89,7 +111,7 @@ def write(
     parquet.write(storage.join(claim.out, parquet.MANIFEST), draft.rows)
     report.write(claim.out, draft.rows, draft.dropped, found, title, command)
     summary = summarise(draft.rows, draft.dropped)
-    if remarks := [*remarks, *found.warnings]:
+    if remarks := [*remarks, *(found.warnings if found else [])]:
         summary["remarks"] = remarks
     claim.finish(summary)
     return summary

@@ -205,7 +205,7 @@ def _ranges(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
     return which, np.arange(size.sum()) + np.repeat(begin - (np.cumsum(size) - size), size)
 
 
-def _distinct(cluster: Ints, values: Ints, clusters: int) -> Ints:
+def _distinct(cluster: Ints, values: npt.NDArray, clusters: int) -> Ints:
     """How many different values, each below 2**32, each cluster has."""
     both = np.sort((cluster << 32) | values)  # np.unique would hash, which takes ten times as long
     return np.bincount(both[np.append(True, both[1:] != both[:-1])[: len(both)]] >> 32, minlength=clusters)

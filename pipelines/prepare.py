@@ -32,7 +32,7 @@ from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, to_table
 from pipelines import corpora, examine, executors, fingerprint, identity, manifest
 from pipelines.candidates import Candidate, drop
 from pipelines.examine import Rules
-from pipelines.manifest import Draft
+from pipelines.manifest import JUDGED, Draft, carry_out
 from pipelines.progress import progress
 
 STEP = "prepare-corpus"
@@ -136,8 +136,8 @@ def _from_making(args: argparse.Namespace, rules: Rules, corpus: Any, command: s
     with executors.executor(args.workers if args.workers > 1 else 0, args.ray_address) as run:
         corpus.make(args, run)
     draft = _examine(args, rules, list(corpus.candidates(args)))
-    cleaned, leaking = manifest.clean(draft, from_arguments(args), args.keep_leaks, None)
-    return manifest.write(claim, cleaned, leaking, args.corpus, command, [])
+    verdict = manifest.judge(draft.rows.select(JUDGED), draft.fingerprints, from_arguments(args), args.keep_leaks)
+    return manifest.write(claim, carry_out(draft, verdict), verdict.leaks, args.corpus, command, [])
 
 
 def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, command: str) -> dict[str, Any]:
@@ -151,10 +151,11 @@ def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, comman
     if done is not None and manifest.is_whole(args.out):
         return _already_done(args, done)
     draft = _examine(args, rules, listed)
-    cleaned, leaking = manifest.clean(draft, from_arguments(args), args.keep_leaks, None)
+    verdict = manifest.judge(draft.rows.select(JUDGED), draft.fingerprints, from_arguments(args), args.keep_leaks)
+    draft = carry_out(draft, verdict)
     claim = identity.claim(args.out, STEP, inputs, args.force, sources)
     remarks = _self_test(corpus, args, listed)
-    return manifest.write_or_remove(claim, cleaned, leaking, args.corpus, command, remarks)
+    return manifest.write_or_remove(claim, draft, verdict.leaks, args.corpus, command, remarks)
 
 
 def _read(args: argparse.Namespace) -> Iterator[str]:

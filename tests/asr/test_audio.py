@@ -445,6 +445,16 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         audio.read(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3"])
+def test_a_pipe(tmp_path: Path, name: str) -> None:
+    sf.write(tmp_path / name, _speech(16000, 2.0), 16000)
+    code = "import sys\nfrom asr import audio\nprint(sum(map(len, audio.stream('/dev/stdin'))))"
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(["cat", str(tmp_path / name)], stdout=subprocess.PIPE) as cat:
+        done = subprocess.run([sys.executable, "-c", code], stdin=cat.stdout, capture_output=True, cwd=root, check=True)
+    assert int(done.stdout) == len(audio.read(str(tmp_path / name)))
+
+
 def test_a_video_without_sound(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)

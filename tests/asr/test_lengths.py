@@ -116,6 +116,15 @@ def test_flac_that_goes_on(tmp_path: Path) -> None:
     assert len(audio.read(str(path), duration_s=1.2)) == round(1.2 * 16000)  # before its stated end nothing is wrong
 
 
+def test_flac_with_a_tag_at_its_end_and_what_lies_beyond(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(flac_stating(path, 1.0) + b"TAG" + bytes(125))
+    assert len(audio.read(str(path))) == 48000
+    assert len(audio.read(str(path), offset_s=2.5)) == 8000
+    with pytest.raises(audio.AudioError, match=r"has no samples from 3\.5 s on"):
+        audio.read(str(path), offset_s=3.5)
+
+
 def test_flac_that_promises_more(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     refused(path, flac_stating(path, 1.5), r"decoding stops at 3\.00 s, before 4\.50 s", audio.read, streamed)

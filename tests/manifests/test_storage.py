@@ -206,6 +206,7 @@ def test_a_killed_writer_s_file_is_abandoned_and_a_living_one_s_is_not(tmp_path:
         writer.kill()
     storage.delete_abandoned(str(tmp_path), "a.tar")
     assert [path.name for path in tmp_path.iterdir()] == [f"{storage.STAGING}b.tar-{writer.pid}"]
+    (tmp_path / f"{storage.STAGING}c-{os.getpid()}").write_bytes(b"of a process that had our number, in a container")
     storage.delete_abandoned(str(tmp_path))
     storage.delete_abandoned(str(tmp_path / "nowhere"))
     assert list(tmp_path.iterdir()) == [] and storage.staged_bytes(str(tmp_path / "nowhere")) == 0
