@@ -137,7 +137,7 @@ def _answer(url: str, position: int, known: Version | None) -> Iterator[tuple[ur
         if known and known.condition():
             headers["If-Range"] = known.condition()
     with _failures(url):
-        response = _pool(url).request("GET", url, headers=headers, preload_content=False, decode_content=False)
+        response = pool(url).request("GET", url, headers=headers, preload_content=False, decode_content=False)
     try:
         yield response, _checked(url, response, position, known)
     finally:
@@ -148,7 +148,7 @@ def _checked(url: str, response: urllib3.BaseHTTPResponse, position: int, known:
     """What an answer says of the file, if it has the bytes asked for; any other raises."""
     status = response.status
     if status in _BUSY or status >= 500:
-        raise Cut(f"the server answers {_named(status)}", _retry_after_s(response.headers.get("Retry-After", "")))
+        raise Cut(f"the server answers {_named(status)}", retry_after_s(response.headers.get("Retry-After", "")))
     if status == 416:  # the file ends before
         raise Changed("the file on the server has changed; fetching it anew")
     if status not in (200, 206):
@@ -171,7 +171,7 @@ def _named(status: int) -> str:
     return f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
 
 
-def _retry_after_s(value: str) -> float | None:
+def retry_after_s(value: str) -> float | None:
     """Seconds, or a date; None for neither."""
     if value.strip().isdigit():
         return float(value)
@@ -218,7 +218,7 @@ def _cause(err: Exception) -> str:
     return "the connection was cut"
 
 
-def _pool(url: str) -> urllib3.PoolManager:
+def pool(url: str) -> urllib3.PoolManager:
     """A new one for each request, of which there are few and long ones. Proxies are those of the environment."""
     retries = urllib3.Retry(None, connect=0, read=0, status=0, other=0, redirect=5, respect_retry_after_header=False)
     settings: dict[str, Any] = {"timeout": urllib3.Timeout(connect=CONNECT_S, read=READ_S), "retries": retries}

@@ -85,8 +85,9 @@ def carry_out(draft: Draft, verdict: Verdict) -> Draft:
     if not len(verdict.kept):
         raise ValueError(_nothing_left(dropped))
     rows = draft.rows.take(verdict.kept)
-    prints = draft.fingerprints.filter(pc.is_in(draft.fingerprints["id"], rows["id"]))
-    return Draft(rows, dropped, prints.take(pc.sort_indices(prints["id"])))
+    ids = rows["id"].take(pc.sort_indices(rows["id"]))
+    places = pc.index_in(ids, draft.fingerprints["id"].combine_chunks()).drop_null()
+    return Draft(rows, dropped, draft.fingerprints.take(places))  # one copy, sorted: they are as large as the rows
 
 
 def _nothing_left(dropped: pa.Table) -> str:

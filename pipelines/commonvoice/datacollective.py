@@ -91,7 +91,7 @@ def _ask(url: str, key: str) -> _Answer:
     patience = Patience(_host(url))
     while True:
         try:  # without redirections: the key is for this server alone
-            got = http._pool(url).request("POST", url, headers=headers, redirect=False)
+            got = http.pool(url).request("POST", url, headers=headers, redirect=False)
             answer = _Answer(got.status, got.data, got.headers)
         except exceptions.HTTPError as err:
             answer = _Answer(0, type(err).__name__.encode(), {})
@@ -100,7 +100,7 @@ def _ask(url: str, key: str) -> _Answer:
         what = f"answers {answer.status}" if answer.status else "cannot be reached"
         if answer.status == 429:
             what = "allows no more downloads for now"
-        patience.failed(f"{what} ({_words(answer.body)})", http._retry_after_s(answer.headers.get("Retry-After", "")))
+        patience.failed(f"{what} ({_words(answer.body)})", http.retry_after_s(answer.headers.get("Retry-After", "")))
 
 
 def _refusal(answer: _Answer, dataset: str, base: str) -> str:
