@@ -21,6 +21,7 @@ import soxr
 
 from asr import sphere
 from asr.ffmpeg import ffmpeg_text, open_ffmpeg
+from asr.flac import stream_info
 from asr.sndfile import open_sndfile, sndfile_text
 from asr.source import TOLERANCE_S, AudioError, Source
 from manifests import storage
@@ -75,6 +76,9 @@ class _Guarded:
 
 def probe(uri: str) -> AudioInfo:
     """Length, rate and channels, without decoding. Raises AudioError."""
+    if uri.lower().endswith(".flac") and (found := stream_info(uri)) is not None and found[1] in SAMPLE_RATES:
+        samples, rate, channels = found
+        return AudioInfo(samples / rate, rate, channels)
     with _open(uri, decode=False) as source:
         duration_s = source.duration_s()
         if duration_s <= 0:

@@ -143,8 +143,9 @@ SMALL = st.lists(  # utterances of few and frequent words
 
 
 @settings(max_examples=300, deadline=None)
-@given(SMALL)
-def test_the_pairs_are_those_of_a_slow_search(utterances: list[list[tuple[int, int]]]) -> None:
+@given(SMALL, st.integers(0, 40))
+def test_the_pairs_are_those_of_a_slow_search(utterances: list[list[tuple[int, int]]], later: int) -> None:
+    utterances = utterances + [[(word, step + later) for word, step in u] for u in utterances[:1]]
     assume(max(Counter(word for u in utterances for word, _ in u).values(), default=0) <= LINKS)
     prints = [made(COARSE[[word for word, _ in u]], np.array([step for _, step in u]), 1.0) for u in utterances]
     expected = {
