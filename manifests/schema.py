@@ -10,6 +10,7 @@ import pyarrow as pa
 
 VERSION = 2  # raise it with every change of the columns
 ID_BYTES = 90
+_HELD_OUT = ("dev", "test", "eval", "validation")
 MIX = -1  # as Utterance.channel: the average of all channels
 
 
@@ -100,3 +101,8 @@ def safe_id(text: str) -> str:
         return safe
     digest = hashlib.sha256(safe.encode()).hexdigest()[:12]
     return f"{digest}-{safe.encode()[-(ID_BYTES - 13) :].decode(errors='ignore')}"
+
+
+def is_held_out(split: str) -> bool:
+    """True of dev, test, eval and validation, whatever follows, and of val and valid; "validated" is trained on."""
+    return split.lower().startswith(_HELD_OUT) or split.lower() in ("val", "valid")

@@ -67,6 +67,7 @@ def absolute(uri: str | Path) -> str:
     """The URI in the form that is kept in manifests: an absolute path, or the URL without a final slash.
 
     Raises ValueError for nothing at all, which is what an unset shell variable leaves: it is not the current folder.
+    Nor is `s3://`, which it makes of `s3://$BUCKET`, a folder of that name.
     """
     uri = str(uri)
     if not uri:
@@ -74,6 +75,8 @@ def absolute(uri: str | Path) -> str:
     if inside := member(uri):
         return member_uri(absolute(inside.tar), inside.offset, inside.length, inside.name)
     if not is_local(uri):
+        if not uri.partition("://")[2].strip("/"):
+            raise ValueError(f"{uri}: names no bucket or host; give a URL such as s3://bucket/key")
         return uri.rstrip("/")
     if uri.startswith("file://"):
         uri = unquote(urlsplit(uri).path)
@@ -120,6 +123,13 @@ def exists(uri: str) -> bool:
         except FileNotFoundError:
             return False
     return True
+
+
+def is_file(uri: str) -> bool:
+    """`exists` for what can be read to its end: no local folder, device or pipe (`/dev/zero` has none)."""
+    if is_local(uri) and not member(uri):
+        return os.path.isfile(absolute(uri))
+    return exists(uri)
 
 
 def is_folder(uri: str) -> bool:

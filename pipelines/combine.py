@@ -3,7 +3,6 @@
 import argparse
 import functools
 import hashlib
-import shlex
 import sys
 
 import numpy as np
@@ -13,7 +12,7 @@ from asr.tokenizer import Tokenizer
 from configs import cli
 from manifests import filters, parquet, schema, storage
 from manifests.schema import DROPPED_SCHEMA
-from pipelines import fingerprint, identity, manifest
+from pipelines import fingerprint, http, identity, manifest
 from pipelines.manifest import JUDGED, Draft, carry_out
 
 STEP = "combine-manifests"
@@ -48,7 +47,7 @@ def combine(args: argparse.Namespace, argv: list[str] | None = None) -> None:
         "schema_version": schema.VERSION,
         "version": VERSION,
     }
-    sources = [storage.absolute(uri) for uri in args.manifest]
+    sources = [storage.absolute(uri) for uri in [*args.manifest, *([args.vocab] if args.vocab else [])]]
     summary = identity.look(args.out, STEP, inputs, args.force, sources).summary
     if summary is not None and manifest.is_whole(args.out):
         cli.say(args, f"{args.out}: already done")
@@ -60,7 +59,7 @@ def combine(args: argparse.Namespace, argv: list[str] | None = None) -> None:
         rows = parquet.read_tables(args.manifest, args.splits)
         draft = carry_out(Draft(rows, DROPPED_SCHEMA.empty_table(), _fingerprints(args.manifest)), verdict)
         claim = identity.claim(args.out, STEP, inputs, args.force, sources)
-        command = shlex.join([STEP, *(sys.argv[1:] if argv is None else argv)])
+        command = http.shown_command([STEP, *(sys.argv[1:] if argv is None else argv)])
         title = " + ".join(sorted(draft.rows["corpus"].unique().to_pylist()))
         summary = manifest.write_or_remove(claim, draft, verdict.leaks, title, command, [])
     cli.summary(args, summary | {"out": args.out}, manifest.text(args.out, summary))

@@ -6,9 +6,11 @@ in pre-signed URLs: nothing that is shown or kept has it.
 
 import contextlib
 import random
+import re
+import shlex
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -26,6 +28,8 @@ CONNECT_S = 30.0
 READ_S = 60.0  # without a single byte
 CHUNK_BYTES = 1 << 20
 
+_URL = re.compile(r"(://)([^/?#]*@)?([^?#]*)(\?[^#]*)?", re.DOTALL)
+_NO_SECRET = ("v=", "list=")
 _BUSY = (408, 425, 429)  # and all of 5xx
 _WHY = {
     401: "it asks for a login",
@@ -95,6 +99,18 @@ def shown(url: str) -> str:
     """The URL without what may be secret in it."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def shown_command(words: Iterable[str]) -> str:
+    """A command as a shell takes it, with `...` where a URL in it has what may be secret."""
+    return shlex.join(_URL.sub(_hide, word) for word in words)
+
+
+def _hide(url: re.Match[str]) -> str:
+    start, login, place, query = url.groups(default="")
+    # v and list say which video, which playlist
+    pairs = [pair if pair.startswith(_NO_SECRET) else "..." for pair in query[1:].split("&")]
+    return f"{start}{'...@' if login else ''}{place}{'?' if query else ''}{'&'.join(pairs)}"
 
 
 def follow(

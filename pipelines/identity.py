@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,7 @@ def look(out: str, step: str, inputs: dict[str, Any], force: bool, sources: Sequ
     if (record is not None or strange) and not force:
         raise ValueError(f"{out}: {_difference(record, ours)}; choose another --out, or say --force to replace it")
     ours = replace(ours, beside_others=strange or (record is not None and record["beside_others"]))
-    inside = [uri for uri in sources if f"{uri}/".startswith(f"{out}/")]
+    inside = [uri for uri in sources if f"{_real(uri)}/".startswith(f"{_real(out)}/")]
     if record is not None and inside and not ours.beside_others:
         raise ValueError(f"{out}: --force would delete {inside[0]}, which is read here; choose another --out")
     return ours
@@ -72,6 +73,11 @@ def claim(out: str, step: str, inputs: dict[str, Any], force: bool, sources: Seq
         storage.delete_folder(out)
     _write(ours, None)
     return ours
+
+
+def _real(uri: str) -> str:
+    """Where a path leads through the links in it."""
+    return os.path.realpath(uri) if storage.is_local(uri) else uri
 
 
 def _read(out: str) -> dict[str, Any] | None:

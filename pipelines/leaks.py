@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.schema import is_held_out
 from pipelines.matching import Pairs, find_duplicates
 
 Ints = npt.NDArray[np.int64]
@@ -34,7 +35,6 @@ DROPPED_SCHEMA = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason",
 
 _EXAMPLES = 5
 _WITHOUT_SPACES = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
-_HELD_OUT = ("dev", "test", "eval", "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,6 @@ class _Found:
     drops: bool
     places: Ints
     details: pa.Array
-
-
-def is_held_out(split: str) -> bool:
-    """True of dev, test, eval and validation, whatever follows, and of val and valid; "validated" is trained on."""
-    return split.lower().startswith(_HELD_OUT) or split.lower() in ("val", "valid")
 
 
 def find(table: pa.Table, prints: pa.Table, keep: Set[str] = frozenset()) -> Leaks:
@@ -279,7 +274,7 @@ def _warnings(rows: _Rows, found: Sequence[_Found], keep: Set[str], dropped: int
         raise ValueError("nothing would be left to train on: " + _takes(most, len(most.places), dropped))
     for leak in leaks:
         taken = np.bincount(code[leak.places], minlength=len(names))
-        for i in np.flatnonzero(2 * taken > total):
+        for i in sorted(np.flatnonzero(2 * taken > total), key=names.__getitem__):
             yield f"{names[i]}: {_takes(leak, taken[i], total[i])}"
 
 

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import importlib
 import pkgutil
-import shlex
 import sys
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ from manifests import schema, storage
 from manifests import text as manifest_text
 from manifests.filters import from_arguments
 from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, to_table
-from pipelines import corpora, examine, executors, fingerprint, identity, manifest
+from pipelines import corpora, examine, executors, fingerprint, http, identity, manifest
 from pipelines.candidates import Candidate, drop
 from pipelines.examine import Rules
 from pipelines.manifest import JUDGED, Draft, carry_out
@@ -40,7 +39,8 @@ VERSION = 1  # raise it when the same inputs give other rows: old results are th
 CHUNK = 256  # candidates in one task
 # Seconds before Ray is started: it needs some itself, and 28,600 FLAC headers took 3 s here but 13 s with two workers
 ALONE_S = 5.0
-READ = ("root", "list", "dataset", "kaldi", "transcription")  # options that may name what is read: it is not deleted
+# options that may name what is read: it is not deleted
+READ = ("root", "list", "dataset", "kaldi", "transcription", "archive", "takedown", "url_list")
 SCORED = ("unknown word",)  # reasons to drop at listing what the published numbers of utterances count
 COMMON = ("corpus", "out", "force", "workers", "ray_address", "json", "keep_leaks", "headers_only", "loudness", "trim")
 
@@ -102,7 +102,7 @@ def prepare(args: argparse.Namespace, argv: list[str] | None = None) -> None:
     args.out = storage.absolute(args.out)
     if getattr(args, "root", None):  # also as it stands in step.json
         args.root = storage.absolute(args.root)
-    command = shlex.join([STEP, *(sys.argv[1:] if argv is None else argv)])
+    command = http.shown_command([STEP, *(sys.argv[1:] if argv is None else argv)])
     made = hasattr(corpus, "make")
     summary = _from_making(args, rules, corpus, command) if made else _from_listing(args, rules, corpus, command)
     cli.summary(args, summary | {"out": args.out}, manifest.text(args.out, summary))
@@ -146,7 +146,7 @@ def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, comman
         fetch(args)
     listed = list(corpus.candidates(args))
     inputs = _inputs(args, rules) | {"utterances": len(listed), "files_and_texts": _listing_fingerprint(listed)}
-    sources = [storage.absolute(uri) for uri in _read(args)]
+    sources = [*_read(args), *sorted({storage.parent(item.audio) for item in listed if isinstance(item, Candidate)})]
     done = identity.look(args.out, STEP, inputs, args.force, sources).summary
     if done is not None and manifest.is_whole(args.out):
         return _already_done(args, done)
@@ -161,7 +161,7 @@ def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, comman
 def _read(args: argparse.Namespace) -> Iterator[str]:
     for name in READ:
         value = getattr(args, name, None) or ()
-        yield from [value] if isinstance(value, str) else value
+        yield from map(storage.absolute, [value] if isinstance(value, str) else value)
 
 
 def _is_limit(option: str) -> bool:

@@ -13,12 +13,11 @@ from asr.tokenizer import Tokenizer
 from configs import cli
 from manifests import storage
 from manifests.parquet import read_manifests
-from manifests.schema import Utterance
+from manifests.schema import Utterance, is_held_out
 from pipelines.identity import fingerprint
 from shards.spec import FrontendSpec
 
 REDUCTIONS = (4, 6, 8)  # encoder frames are 40, 60 and 80 ms long
-HELD_OUT = ("dev", "test")  # splits whose names start so are never trained on unless --splits says it
 ALL_TRAINED = "trained on"
 
 
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--type", choices=tokenizer.KINDS, default="bpe", dest="kind")
     parser.add_argument("--out", required=True, help="folder for <type>-<size>.model, .vocab.txt and .json")
     parser.add_argument(
-        "--splits", nargs="+", help="train on these; else on all whose names do not start with dev or test"
+        "--splits", nargs="+", help="train on these; else on all but dev, test, eval and validation ones"
     )
     parser.add_argument("--byte-fallback", action="store_true", help="spell characters the texts lack in UTF-8 bytes")
     parser.add_argument("--force", action="store_true", help="replace a vocab of that name made from other inputs")
@@ -96,7 +95,7 @@ def training_splits(present: Sequence[str], wanted: Sequence[str] | None) -> lis
     unknown = [split for split in wanted or [] if split not in known]
     if unknown:
         raise ValueError(f"--splits {unknown[0]}: no utterance has that split; there are: {listed}")
-    splits = sorted(set(wanted)) if wanted else [split for split in known if not split.startswith(HELD_OUT)]
+    splits = sorted(set(wanted)) if wanted else [split for split in known if not is_held_out(split)]
     if not splits:
         raise ValueError(
             f"--manifest: only held-out splits are there; say which to train on, for instance --splits {known[0]}"

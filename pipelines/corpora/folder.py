@@ -83,7 +83,7 @@ def candidates(args: argparse.Namespace) -> Iterator[Candidate | Dropped]:
 
 
 def _entries(args: argparse.Namespace) -> Iterator[Entry]:
-    if args.list:
+    if args.list is not None:
         yield from lists.read(args.list)
         return
     for uri in args.kaldi or args.transcription:
@@ -124,8 +124,7 @@ class _Finder:
             return Place(below, file.uri, file.size_bytes)
         if inside and not self.is_local:
             return Place(below, uri, None)
-        is_file = storage.exists(uri) and not (storage.is_local(uri) and storage.is_folder(uri))
-        return Place(below, uri, storage.size_bytes(uri) if is_file else None)
+        return Place(below, uri, storage.size_bytes(uri) if storage.is_file(uri) else None)
 
 
 def _ids(entries: Sequence[Entry], places: Sequence[Place]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from manifests import storage
 
 REQUIRED = ("path", "text")
+LATEST_S = 1e9  # 30 years: a time beyond it is a slip, and none as floats have it overflows where it becomes samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ def seconds(what: str, cell: str) -> float | None:
         value = float(cell)
     except ValueError:
         raise ValueError(f"{what} is {cell!r}, not a number of seconds") from None
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{what} is {cell}; it must be 0 or more")
+    if not (math.isfinite(value) and 0 <= value <= LATEST_S):
+        raise ValueError(f"{what} is {cell}; it must be 0 or more, and no longer than any recording")
     return value
 
 
@@ -151,6 +152,8 @@ def _cells(line: str) -> dict[str, str]:
         record = json.loads(line)
     except json.JSONDecodeError as err:
         raise ValueError(f"not JSON ({err.msg}, column {err.colno})") from None
+    except RecursionError:
+        raise ValueError("not a JSON object with columns, but brackets in brackets") from None
     if not isinstance(record, dict) or not record:
         raise ValueError("not a JSON object with columns")
     return {key: _cell(key, value) for key, value in record.items()}

@@ -155,6 +155,8 @@ def _json3(text: str) -> Iterator[Cue]:
         data = json.loads(text)
     except json.JSONDecodeError as err:
         raise CaptionError(f"line {err.lineno}: not JSON ({err.msg})") from None
+    except RecursionError:
+        raise CaptionError("line 1: brackets in brackets, not JSON as json3 has it") from None
     events = data.get("events") if isinstance(data, dict) else None
     if not isinstance(events, list):
         raise CaptionError("line 1: JSON, but without a list of events as json3 has it")

@@ -122,6 +122,8 @@ def read_json(uri: str) -> dict[str, Any]:
         value = json.loads(storage.read_text(uri))
     except json.JSONDecodeError as err:
         raise ValueError(f"{uri}, line {err.lineno}: not JSON ({err.msg})") from None
+    except RecursionError:
+        raise ValueError(f"{uri}: brackets in brackets, no JSON object of a downloader") from None
     if not isinstance(value, dict):
         raise ValueError(f"{uri}: not a JSON object")
     return value

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from asr.checkpoint import Bundle
 from asr.tokenizer import Tokenizer
 from asr.transducer import BLANK, Transducer, TransducerConfig
 from manifests import parquet, storage
+from manifests.schema import Utterance
 from shards import index
 from shards.index import Moments
 from shards.spec import FrontendSpec
@@ -120,10 +122,11 @@ def _write_shard(path: Path, lengths: np.ndarray, numbers: range) -> list[dict[s
             member(f"u{number}.npy", npy(row_features(number, frames))),
             member(f"u{number}.txt", text.encode()),
         )
-        rows.append({
-            "id": f"u{number}", "corpus": "made", "split": "train", "language": "en", "speaker": "s", "audio": "x.wav",
-            "offset_s": 0.0, "duration_s": frames / 100, "sample_rate": 16000, "channels": 1, "text_raw": text,
-            "text": text, "licence": "", "source": "", "frames": frames, "shard": path.name,
+        utterance = Utterance(
+            f"u{number}", "made", "train", "en", "s", "x.wav", 0.0, frames / 100, 16000, 1, text, text, "", ""
+        )
+        rows.append(asdict(utterance) | {
+            "frames": frames, "shard": path.name,
             "feature_offset": len(data) + BLOCK + HEADER_BYTES, "feature_length": frames * 16,
             "text_offset": len(data) + len(features) + BLOCK, "text_length": len(text),
         })  # fmt: skip

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr import audio
+from manifests.schema import is_held_out
 from pipelines.fingerprint import Fingerprint, fingerprint, is_fine, to_table
-from pipelines.leaks import KINDS, Finding, Leaks, find, is_held_out
+from pipelines.leaks import KINDS, Finding, Leaks, find
 
 WORDS = np.random.default_rng(5).integers(0, 2**32, 40_000, dtype=np.uint32)
 COARSE = WORDS[~is_fine(WORDS)]
@@ -193,6 +194,12 @@ def test_a_rule_that_takes_most_of_a_corpus_says_so() -> None:
         "c: speaker also in test takes 3 of 5 training utterances; --keep-leaks speaker keeps them",
     )
     assert find(table(*speakers, {"split": "test", "speaker": "t"}), NO_PRINTS).warnings == ()
+
+
+def test_warnings_come_in_the_order_of_corpora() -> None:
+    pieces = [{"corpus": c, "split": s, "speaker": "s"} for c in "ba" for s in ("train", "test")]
+    rows = table(*pieces, {"split": "train"})
+    assert [warning[:2] for warning in find(rows, NO_PRINTS).warnings] == ["a:", "b:"]
 
 
 def test_a_rule_that_takes_everything_is_an_error() -> None:
