@@ -13,7 +13,7 @@ import soxr
 
 from asr import audio, levels
 from asr.audio import AudioError, AudioInfo
-from manifests.schema import MIX, Dropped, Utterance
+from manifests.schema import Dropped, Utterance
 from manifests.text import normalise
 from pipelines.candidates import Candidate, drop
 from pipelines.fingerprint import SAMPLE_RATE, Fingerprint, fingerprint
@@ -134,7 +134,7 @@ def _hear(candidate: Candidate, info: AudioInfo, heard_nc: np.ndarray, text: str
     """Add the row with what its samples tell."""
     rate = info.sample_rate
     channel, note = levels.choose_channel(heard_nc)
-    mono = heard_nc.mean(axis=1) if channel == MIX and info.channels > 1 else heard_nc[:, max(channel, 0)]
+    mono = audio.one_channel(heard_nc, channel)
     notes = [note] if note else []
     offset_s, duration_s = candidate.offset_s, len(mono) / rate
     if rules.trim_db is not None:
