@@ -107,7 +107,9 @@ def members(tar_uri: str) -> pa.Table:
     try:
         table = parquet.read(index_uri(tar_uri))
         said_bytes = int((table.schema.metadata or {})[b"tar_bytes"])
-    except (pa.ArrowInvalid, KeyError):
+        if table.schema != SCHEMA:
+            raise KeyError("other columns")
+    except (pa.ArrowException, KeyError):
         raise ValueError(
             f"{index_uri(tar_uri)}: is no index of a tar; delete it and take the archive in again"
         ) from None

@@ -76,7 +76,12 @@ def read(uri: str, columns: list[str] | None = None) -> pa.Table:
     (exit code 134) in about one of three runs.
     """
     with storage.open_read(uri) as file:
-        return pq.ParquetFile(pa.PythonFile(file, mode="r")).read(columns, use_threads=False)
+        try:
+            return pq.ParquetFile(pa.PythonFile(file, mode="r")).read(columns, use_threads=False)
+        except OSError as err:
+            if err.errno is not None or not storage.is_local(uri):
+                raise
+            raise pa.ArrowInvalid(str(err).strip()) from None  # what Arrow raises for a damaged page
 
 
 def _read(uri: str, columns: list[str] | None) -> pa.Table:

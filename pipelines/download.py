@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from configs import cli
@@ -112,6 +112,8 @@ def given(files: Sequence[str], known: Sequence[Archive], any_name: bool = False
             one = Archive(file_name.removesuffix(ending), uri, None, None, None)
         else:
             names = ", ".join(published) or "files that end in .tar.gz, .tgz or .tar"
+            if storage.is_local(uri) and storage.is_folder(uri):
+                raise ValueError(f"{told}: is a folder; an unpacked tree is read with --root {file}")
             raise ValueError(f"{told}: is not known by this name; known are {names}")
         if not one.is_remote and not storage.exists(uri):
             raise ValueError(f"{told}: no such file")
@@ -174,6 +176,7 @@ def _from_file(task: Task) -> Received:
     size_bytes = storage.size_bytes(source.url)
     _check_size(source, size_bytes, source.url)
     try:
+        task = replace(task, archive=replace(source, size_bytes=size_bytes))  # a header cannot say more than this holds
         return _receive(_read(source.url, size_bytes), task, source.url)
     except Damaged as err:
         raise ValueError(f"{err}; the file is left as it is, and is not used") from None
@@ -223,7 +226,10 @@ def _receive(chunks: Iterator[bytes], task: Task, shown: str) -> Received:
 
 def _check_size(source: Archive, size_bytes: int | None, shown: str) -> None:
     if None not in (source.size_bytes, size_bytes) and source.size_bytes != size_bytes:
-        raise ValueError(f"{shown}: has {size_bytes} bytes, but the published {source.name} has {source.size_bytes}")
+        raise ValueError(
+            f"{shown}: has {size_bytes} bytes, but the published {source.name} has {source.size_bytes}; fetch it anew, "
+            f"or, if it is another archive, give it another name"
+        )
 
 
 def _mirrored(a: Archive, mirror: str | None) -> Archive:

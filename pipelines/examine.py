@@ -4,8 +4,10 @@ One call is one task. It decodes each stretch once; what it measures and decides
 into a fingerprint, and the samples are forgotten.
 """
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,17 +47,51 @@ class Examined:
 def examine(candidates: Sequence[Candidate], rules: Rules) -> Examined:
     """What becomes of each candidate. Those of one file are to follow each other: it is then looked at once."""
     done = Examined()
+    with _stoppable() as check:
+        _examine(candidates, rules, done, check)
+    return done
+
+
+def _examine(candidates: Sequence[Candidate], rules: Rules, done: Examined, check: Callable[[], None]) -> None:
     for uri, group in itertools.groupby(candidates, key=lambda c: c.audio):
         of_file = list(group)
         try:
             info = audio.probe(uri)
         except AudioError as err:
+            check()
             done.dropped += [_undecodable(c, err) for c in of_file]
             continue
         sound = _Sound(uri, info, of_file)
         for candidate in of_file:
             _judge(candidate, sound, rules, done)
-    return done
+            check()
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises the KeyboardInterrupt that Ctrl-C meant, if there was one.
+
+    While libsndfile reads, Ctrl-C falls into its callback. Python shows it there and goes on, and to the library the
+    file just ends: the utterance was dropped as damaged, and the manifest was finished without it.
+    """
+    caught: list[object] = []
+    before = sys.unraisablehook
+
+    def note(what: "sys.UnraisableHookArgs") -> None:
+        if what.exc_type is KeyboardInterrupt:
+            caught.append(what.exc_type)
+        else:
+            before(what)
+
+    def check() -> None:
+        if caught:
+            raise KeyboardInterrupt
+
+    sys.unraisablehook = note
+    try:
+        yield check
+    finally:
+        sys.unraisablehook = before
 
 
 class _Sound:

@@ -1,6 +1,6 @@
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +40,23 @@ def corpus() -> Callable[..., list[Utterance]]:
         return rows
 
     return write
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """The URL of an empty bucket of a real S3 server on loopback, which obstore finds through the environment."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in {
+            "AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        }.items():  # fmt: skip
+            patch.setenv(key, value)
+        boto3.client("s3", region_name="us-east-1", endpoint_url=url).create_bucket(Bucket="speech")
+        yield "s3://speech"
+    server.stop()

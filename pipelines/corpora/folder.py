@@ -52,7 +52,8 @@ def candidates(args: argparse.Namespace) -> Iterator[Candidate | Dropped]:
     """Raises ValueError for a missing root, a list that cannot be read, and a list without its columns."""
     root = storage.absolute(args.root)
     if not storage.is_folder(root):
-        raise ValueError(f"--root {args.root}: no such folder")
+        what = "is a file; give the folder" if storage.exists(root) else "no such folder"
+        raise ValueError(f"--root {args.root}: {what}")
     find = _Finder(root)
     entries = list(_entries(args))
     names = sphinx.names if args.transcription else _as_it_is

@@ -150,6 +150,9 @@ def _read_tree(root: str) -> tuple[list[Chapter], dict[str, str]]:
             others[file.path.split("/")[0]] = None
     if not chapters:
         held = ", ".join(list(others)[:5]) or "no file at all"
+        if packed := [storage.join(root, name) for name in others if name.endswith((".tar.gz", ".tgz"))]:
+            more = " ..." if len(packed) > 1 else ""
+            raise ValueError(f"--root {root}: holds archives not taken in yet; say --archive {packed[0]}{more}")
         raise ValueError(
             f"--root {root}: holds no <split>/<speaker>/<chapter>/*{AUDIO} as LibriSpeech does, but {held}"
             f"{' ...' if len(others) > 5 else ''}; give the folder that the archives were unpacked into"

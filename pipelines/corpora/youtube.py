@@ -72,7 +72,12 @@ def candidates(args: argparse.Namespace) -> Iterator[Candidate | Dropped]:
     if args.list:
         yield from _from_list(args.root, args.list, wanted)
         return
-    for item in videos(args.root):
+    found = list(videos(args.root))
+    if found and all(isinstance(v, Video) and not (v.info or v.captions or v.record or v.fault) for v in found):
+        raise ValueError(
+            f"--root {args.root}: holds no captions and no info.json, which yt-dlp leaves beside the sound"
+        )
+    for item in found:
         if isinstance(item, File):
             detail = (
                 "neither sound nor info.json beside it; captions are named as <name>.en.vtt, the sound as <name>.webm"

@@ -11,7 +11,7 @@ from typing import Any
 from manifests import storage
 
 REQUIRED = ("path", "text")
-LATEST_S = 1e9  # 30 years: a time beyond it is a slip, and none as floats have it overflows where it becomes samples
+LATEST_S = 1e9  # 30 years: a time beyond it is a slip, and 1e308 overflows where it becomes milliseconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 Described with the scoring toolkit SCTK, doc/infmts.htm. Lines that begin with ;; are comments; labels may be missing.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from pipelines.listings.lists import LATEST_S
 
 GAP = "inter_segment_gap"  # as the speaker
 NOT_SCORED = "ignore_time_segment_in_scoring"  # as the words
@@ -60,7 +61,7 @@ def _segment(number: int, line: str) -> Segment:
         start_s, end_s = float(start), float(end)
     except ValueError:
         return Segment(number, talk, speaker, words=words, fault=f"{start} and {end} are not both numbers of seconds")
-    if not (0 <= start_s < end_s < math.inf):
+    if not (0 <= start_s < end_s <= LATEST_S):
         fault = f"ends at {end} s, where it starts at {start} s"
         return Segment(number, talk, speaker, label=label_text, words=words, fault=fault)
     return Segment(number, talk, speaker, start_s, end_s, label_text, words)

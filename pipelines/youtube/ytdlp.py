@@ -34,7 +34,9 @@ def library() -> ModuleType:
     try:
         import yt_dlp
     except ImportError:
-        raise ValueError("videos are fetched by yt-dlp; type: pip install 'speechmill[youtube]'") from None
+        raise ValueError(
+            "videos are fetched by yt-dlp; type in the folder of this project: pip install '.[youtube]'"
+        ) from None
     return yt_dlp
 
 

@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -74,26 +73,6 @@ def _tar(path: Path, files: list[Path]) -> list[str]:
             tar.add(file, f"clips/{file.name}")
     with tarfile.open(path) as tar:
         return [storage.member_uri(str(path), m.offset_data, m.size, m.name) for m in tar]
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of an S3 server."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in {
-            "AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-        }.items():  # fmt: skip
-            patch.setenv(key, value)
-        boto3.client("s3", region_name="us-east-1", endpoint_url=url).create_bucket(Bucket="speech")
-        yield "s3://speech"
-    server.stop()
 
 
 # Synthetic files

@@ -5,7 +5,6 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,25 +19,6 @@ from manifests.storage import Member
 @pytest.fixture(params=["path", "file-url"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path) if request.param == "path" else tmp_path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in {
-            "AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-        }.items():  # fmt: skip
-            patch.setenv(key, value)
-        boto3.client("s3", region_name="us-east-1", endpoint_url=url).create_bucket(Bucket="speech")
-        yield "s3://speech"
-    server.stop()
 
 
 @pytest.fixture(params=["path", "file-url", "s3"])

@@ -485,25 +485,6 @@ def test_one_that_fails_does_not_stop_the_others(
     fetch(published(site, name="gone"), tmp_path)
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty bucket of a real S3 server on loopback."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for key, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(key, value)
-    boto3.client("s3", region_name="us-east-1", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="speech")
-    yield "s3://speech"
-    server.stop()
-
-
 def test_an_object_store_gets_the_tar_and_keeps_the_parts(site: Site, bucket: str) -> None:
     root = f"{bucket}/corpora/x"
     site.faults = [Fault(cut_at=80_000), *[Fault(503)] * http.TRIES]

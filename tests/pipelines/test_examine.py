@@ -1,7 +1,10 @@
 """What listening to the audio finds, and what the row then says; through prepare-corpus folder with real files."""
 
 import json
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -159,3 +162,25 @@ def test_damage_behind_good_headers_is_found_by_listening(speech_data: Path, tmp
 
 def summary(out: Path) -> dict[str, Any]:
     return json.loads((out / "step.json").read_text())["summary"]
+
+
+def test_ctrl_c_while_a_file_is_decoded_stops_and_drops_nothing(tmp_path: Path) -> None:
+    uri = str(tmp_path / "a.flac")
+    soundfile.write(uri, toy("a", 2.0), RATE)
+    candidate = Candidate("a", "c", "train", "en", "", uri, 1, 0.0, None, "some words", "", "")
+    sent = []
+
+    def press(frame: FrameType, event: str, arg: object) -> None:
+        if frame.f_code.co_name == "vio_read" and not sent:  # libsndfile wants bytes
+            sent.append(event)
+            signal.raise_signal(signal.SIGINT)
+
+    before, handler = sys.gettrace(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sys.settrace(press)
+        with pytest.raises(KeyboardInterrupt):
+            examine([candidate], Rules())
+    finally:
+        sys.settrace(before)
+        signal.signal(signal.SIGINT, handler)
+    assert sent and len(examine([candidate], Rules()).utterances) == 1

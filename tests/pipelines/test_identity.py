@@ -85,6 +85,17 @@ def test_force_never_deletes_what_is_read(tmp_path: Path) -> None:
     identity.claim(out, "bake", {"flour": 2}, True, [f"{out}-other/flour"])
 
 
+def test_force_never_deletes_what_is_read_through_a_link(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    identity.claim(str(out), "bake", {"flour": 1}, False).finish({})
+    (out / "flour").mkdir()
+    (tmp_path / "link").symlink_to(out)
+    (tmp_path / "pantry").symlink_to(out / "flour")
+    for place, source in ((str(out), f"{tmp_path}/pantry"), (f"{tmp_path}/link", f"{out}/flour")):
+        with pytest.raises(ValueError, match=r"--force would delete .* which is read here"):
+            identity.claim(place, "bake", {"flour": 2}, True, [source])
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"step": "bake"}'])
 def test_a_record_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / identity.RECORD).write_text(text)

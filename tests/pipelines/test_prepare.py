@@ -4,11 +4,13 @@ import csv
 import json
 import resource
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from httpd import serve
 
 from manifests.parquet import read_manifests
 from manifests.schema import ID_BYTES
@@ -229,7 +231,10 @@ def test_a_root_without_librispeech_says_what_it_holds(tree: Path, tmp_path: Pat
     (tmp_path / "other" / "dev-clean.tar.gz").write_bytes(b"")
     (tmp_path / "other" / "sub" / "x.flac").write_bytes(b"")
     assert run("librispeech", "--root", tmp_path / "other", "--out", tmp_path / "out") == 1
-    assert "but dev-clean.tar.gz, sub" in capsys.readouterr().err
+    assert f"say --archive {tmp_path}/other/dev-clean.tar.gz" in capsys.readouterr().err
+    (tmp_path / "other" / "dev-clean.tar.gz").rename(tmp_path / "other" / "notes.txt")
+    assert run("librispeech", "--root", tmp_path / "other", "--out", tmp_path / "out") == 1
+    assert "but notes.txt, sub" in capsys.readouterr().err
 
 
 def test_audio_and_transcript_lines_without_the_other_are_dropped(tree: Path, tmp_path: Path) -> None:
@@ -371,3 +376,55 @@ def test_real_files_of_all_kinds(speech_data: Path, tmp_path: Path) -> None:
         expected = row["path"].startswith("broken/") or row["path"].endswith(".raw") or not readable_text
         assert (row["path"] in reasons) == expected, (row, reasons.get(row["path"]))
     assert {row.sample_rate for row in rows} >= {8000, 16000, 44100, 48000}
+
+
+# A hostile or unlucky user
+
+
+def test_a_device_in_a_list_is_no_file(tmp_path: Path, audio: Path) -> None:
+    assert run_list(tmp_path, "l.tsv", "path\ttext\na.wav\tone\n/dev/zero\ttwo\n") == 0
+    assert [(row["audio"], row["reason"]) for row in dropped(tmp_path / "out")] == [("/dev/zero", "missing file")]
+
+
+def test_times_that_no_recording_has_are_told(tmp_path: Path, audio: Path) -> None:
+    rows = ["a.wav\tone\t\t", "a.wav\ttwo\t1e308\t", "a.wav\tthree\t0\t1e300"]
+    assert run_list(tmp_path, "l.tsv", "\n".join(["path\ttext\toffset_s\tduration_s", *rows])) == 0
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["bad row", "bad row"]
+
+
+def test_a_line_of_brackets_is_told(tmp_path: Path, audio: Path) -> None:
+    assert run_list(tmp_path, "l.jsonl", '{"path": "a.wav", "text": "one"}\n' + "[" * 100_000) == 0
+    assert [row["reason"] for row in dropped(tmp_path / "out")] == ["bad row"]
+
+
+def test_an_empty_list_option_is_one_line(tmp_path: Path, audio: Path, capsys: Out) -> None:
+    assert run("folder", "--list", "", "--root", audio, "--out", tmp_path / "out") == 1
+    assert "a path is empty" in capsys.readouterr().err
+
+
+def test_a_url_without_a_bucket_is_no_folder(tmp_path: Path, audio: Path, capsys: Out) -> None:
+    assert run_list(tmp_path, "l.tsv", "path\ttext\na.wav\tone\n", "--out", "s3://") == 1
+    assert "s3://: names no bucket" in capsys.readouterr().err
+
+
+def test_force_never_deletes_audio_that_a_list_names(tmp_path: Path, audio: Path, capsys: Out) -> None:
+    out = tmp_path / "out"
+    assert run_list(tmp_path, "l.tsv", "path\ttext\na.wav\tone\n") == 0
+    write_toy(str(out / "kept.wav"), 2.0)
+    assert run_list(tmp_path, "m.tsv", f"path\ttext\n{out}/kept.wav\ttwo\n", "--force") == 1
+    assert "which is read here" in capsys.readouterr().err and (out / "kept.wav").exists()
+
+
+def test_the_report_does_not_keep_the_secret_of_a_url(tmp_path: Path) -> None:
+    root = librispeech.tiny(tmp_path)[1]
+    with tarfile.open(tmp_path / "toy.tar.gz", "w:gz") as packed:
+        packed.add(root, "LibriSpeech")
+    with serve() as site:
+        site.files["/toy.tar.gz"] = (tmp_path / "toy.tar.gz").read_bytes()
+        url = f"{site.url.replace('://', '://me:password@')}/toy.tar.gz?X-Signature=token&v=1"
+        argv = ["librispeech", "--root", tmp_path / "root", "--archive", url, "--out", tmp_path / "out"]
+        assert run(*argv) == 0
+    assert "toy.tar.gz?...&amp;v=1" in (tmp_path / "out" / "report.html").read_text()
+    for path in [*(tmp_path / "out").iterdir(), *(tmp_path / "root").iterdir()]:
+        data = path.read_bytes()
+        assert b"token" not in data and b"password" not in data, path

@@ -354,7 +354,8 @@ def test_options_that_make_no_sense_are_told(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ValueError, match=r"fetch\.json: was not written by prepare-corpus"):
         fetched(tmp_path, "--urls", "q7Rz0mXbT1k")
     monkeypatch.setitem(sys.modules, "yt_dlp", None)
-    with pytest.raises(ValueError, match=r"^videos are fetched by yt-dlp; type: pip install 'speechmill\[youtube\]'$"):
+    match = r"^videos are fetched by yt-dlp; type in the folder of this project: pip install '\.\[youtube\]'$"
+    with pytest.raises(ValueError, match=match):
         fetched(tmp_path, "--urls", "q7Rz0mXbT1k")
 
 
