@@ -43,6 +43,8 @@ class Claim:
 
 def look(out: str, step: str, inputs: dict[str, Any], force: bool, sources: Sequence[str] = ()) -> Claim:
     """What `claim` would return or raise, with nothing written or deleted yet."""
+    if storage.is_local(out) and storage.exists(out) and not storage.is_folder(out):
+        raise ValueError(f"{out}: is a file; --out is a folder")
     record = _read(out)
     ours = Claim(out, step, inputs, None)
     if record is not None and record["fingerprint"] == ours.fingerprint:

@@ -1,6 +1,7 @@
 """The end of making a manifest, the same for one corpus and for several: limits, leaks, files, report, summary."""
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests import filters, parquet, storage
+from manifests import text as normaliser
 from manifests.filters import Limits
 from pipelines import identity, leaks, report
 from pipelines.summary import as_text, summarise
@@ -112,10 +114,23 @@ def write(
     parquet.write(storage.join(claim.out, parquet.MANIFEST), draft.rows)
     report.write(claim.out, draft.rows, draft.dropped, found, title, command)
     summary = summarise(draft.rows, draft.dropped)
-    if remarks := [*remarks, *(found.warnings if found else [])]:
+    if remarks := [*remarks, *_languages_unknown(draft.rows), *(_of_leaks(found) if found else [])]:
         summary["remarks"] = remarks
     claim.finish(summary)
     return summary
+
+
+def _languages_unknown(rows: pa.Table) -> Iterator[str]:
+    for language in sorted(pc.unique(rows["language"]).to_pylist()):
+        if normaliser.alphabet(language) is None:
+            yield f"language {language}: no alphabet is known; all letters are kept, and texts with digits are dropped"
+
+
+def _of_leaks(found: leaks.Leaks) -> Iterator[str]:
+    for finding in found.findings:
+        if not finding.dropped:
+            yield f"reported, not dropped: {finding.what}: {finding.utterances:,} utterances, {finding.hours:.3f} h"
+    yield from found.warnings
 
 
 def write_or_remove(claim: identity.Claim, *made: Any) -> dict[str, Any]:

@@ -428,3 +428,24 @@ def test_the_report_does_not_keep_the_secret_of_a_url(tmp_path: Path) -> None:
     for path in [*(tmp_path / "out").iterdir(), *(tmp_path / "root").iterdir()]:
         data = path.read_bytes()
         assert b"token" not in data and b"password" not in data, path
+
+
+def test_a_language_without_a_table_is_told(tmp_path: Path, audio: Path, capsys: Out) -> None:
+    assert run_list(tmp_path, "l.tsv", "path\ttext\na.wav\tnuqneH\n", "--language", "tlh") == 0
+    assert "language tlh: no alphabet is known" in capsys.readouterr().out
+
+
+def test_a_leak_that_is_kept_is_told(tmp_path: Path, audio: Path, capsys: Out) -> None:
+    rows = "path\ttext\tsplit\tspeaker\na.wav\tone\ttrain\tann\nsub/b.flac\ttwo\ttest\tann\n"
+    assert run_list(tmp_path, "l.tsv", rows, "--keep-leaks", "speaker") == 0
+    assert "reported, not dropped: speaker also in test: 1 utterances" in capsys.readouterr().out
+    (tmp_path / "out").rename(tmp_path / "other")
+    assert run_list(tmp_path, "l.tsv", rows) == 1
+    assert "--keep-leaks speaker" in capsys.readouterr().err
+
+
+def test_a_file_as_out_is_told_before_anything_is_heard(tmp_path: Path, audio: Path, capsys: Out) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert run_list(tmp_path, "l.tsv", "path\ttext\na.wav\tone\n") == 1
+    printed = capsys.readouterr()
+    assert "out: is a file; --out is a folder" in printed.err and "listening" not in printed.out
