@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests import archive, storage
+from manifests import archive, parquet, storage
 from manifests.archive import Received
 from manifests.tarstream import Damaged
 
@@ -341,6 +341,21 @@ def test_a_tar_without_its_index_or_of_another_length_is_not_there(tmp_path: Pat
     with pytest.raises(ValueError, match="when it was indexed"):
         archive.members(str(tar))
     Path(archive.index_uri(str(tar))).write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="is no index of a tar"):
+        archive.members(str(tar))
+
+
+def test_an_index_that_was_changed_is_told(tmp_path: Path) -> None:
+    tar = tmp_path / "c.tar"
+    receive(gzip.compress(TAR), tar)
+    index = Path(archive.index_uri(str(tar)))
+    whole, table = index.read_bytes(), archive.members(str(tar))
+    parquet.write(str(index), table.select(["name"]))
+    with pytest.raises(ValueError, match="is no index of a tar"):
+        archive.members(str(tar))
+    damaged = bytearray(whole)
+    damaged[4:60] = bytes(byte ^ 0x55 for byte in damaged[4:60])  # the header of the first page
+    index.write_bytes(damaged)
     with pytest.raises(ValueError, match="is no index of a tar"):
         archive.members(str(tar))
 

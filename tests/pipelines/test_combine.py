@@ -94,3 +94,14 @@ def test_the_same_corpus_twice_is_refused(two: list[str], tmp_path: Path, capsys
     assert combine.main(["--manifest", two[0], two[0], "--out", f"{tmp_path}/both"]) == 1
     error = capsys.readouterr().err
     assert "utterance first-t is in" in error and error.count("\n") == 1 and not (tmp_path / "both").exists()
+
+
+@pytest.mark.parametrize("other", ["nothing.parquet", "dropped.parquet"])
+def test_other_fingerprints_are_told_with_their_file(two: list[str], tmp_path: Path, capsys: Out, other: str) -> None:
+    (tmp_path / "first" / "out" / "nothing.parquet").write_text("no parquet")
+    data = (tmp_path / "first" / "out" / other).read_bytes()
+    (tmp_path / "first" / "out" / "fingerprints.parquet").write_bytes(data)
+    capsys.readouterr()
+    assert combine.main(["--manifest", *two, "--out", f"{tmp_path}/both"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "first/out/fingerprints.parquet: holds no fingerprints" in line and not (tmp_path / "both").exists()

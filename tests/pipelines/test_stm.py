@@ -94,3 +94,8 @@ def test_lines_are_numbered_past_comments_and_gaps_are_not_scored() -> None:
 def test_times_that_make_no_sense_are_named(line: str, fault: str) -> None:
     (segment,) = stm.read(line)
     assert fault in segment.fault
+
+
+def test_a_time_that_no_talk_has_is_a_fault() -> None:
+    (segment,) = stm.read("talk 1 ann 1e305 1e306 <NA> words")
+    assert segment.fault
