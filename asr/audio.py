@@ -10,6 +10,7 @@ an MP3 without a Xing header; no reader can tell.
 import contextlib
 import io
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, cast
@@ -206,7 +207,7 @@ def _open(uri: str, decode: bool = True) -> Iterator[Source]:
     """The file, opened by whichever library can. What either library raises inside the block becomes AudioError."""
     if uri.lower().endswith(".raw"):
         raise AudioError(f"{uri}: headerless, so its rate and format are unknown; convert it to WAV or FLAC first")
-    with contextlib.ExitStack() as stack:
+    with _interruptible(), contextlib.ExitStack() as stack:
         file = _file(uri, _SMALL_BYTES if decode else 0, stack)
         try:
             source = _open_any(uri, file, stack)
@@ -222,6 +223,31 @@ def _open(uri: str, decode: bool = True) -> Iterator[Source]:
             raise AudioError(f"{uri}: cannot be read as audio: {text}") from err
         if isinstance(file, _Guarded) and file.error is not None:
             raise file.error  # to the library it was just the end of the file
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raises the KeyboardInterrupt that Ctrl-C meant, after the block.
+
+    While libsndfile reads, Ctrl-C falls into its callback. Python shows it there and goes on, and to the library the
+    file just ends: the utterance was dropped as damaged, and the manifest was finished without it.
+    """
+    caught: list[object] = []
+    before = sys.unraisablehook
+
+    def note(what: "sys.UnraisableHookArgs") -> None:
+        if what.exc_type is KeyboardInterrupt:
+            caught.append(what.exc_type)
+        else:
+            before(what)
+
+    sys.unraisablehook = note
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        if caught:
+            raise KeyboardInterrupt
 
 
 def _file(uri: str, small_bytes: int, stack: contextlib.ExitStack) -> "io.BytesIO | _Guarded":

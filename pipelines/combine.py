@@ -4,6 +4,7 @@ import argparse
 import functools
 import hashlib
 import sys
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,11 @@ from pipelines.manifest import JUDGED, Draft, carry_out
 
 STEP = "combine-manifests"
 VERSION = 1  # raise it when the same inputs give other rows
+
+
+def command() -> NoReturn:
+    """The process that a user starts."""
+    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:

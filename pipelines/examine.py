@@ -4,10 +4,8 @@ One call is one task. It decodes each stretch once; what it measures and decides
 into a fingerprint, and the samples are forgotten.
 """
 
-import contextlib
 import itertools
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +18,7 @@ from manifests.text import normalise
 from pipelines.candidates import Candidate, drop
 from pipelines.fingerprint import SAMPLE_RATE, Fingerprint, fingerprint
 
+PEAK_DBFS = 60.0  # float samples may lie above full scale, but not by a factor of 1,000: integers taken for floats do
 SLACK_S = 0.1  # a span may end this much after its file: times in lists are rounded, lengths of MP3 files estimated
 WHOLE_BYTES = 512 * 2**20  # a file whose samples need less is decoded once for all of its utterances
 
@@ -47,51 +46,17 @@ class Examined:
 def examine(candidates: Sequence[Candidate], rules: Rules) -> Examined:
     """What becomes of each candidate. Those of one file are to follow each other: it is then looked at once."""
     done = Examined()
-    with _stoppable() as check:
-        _examine(candidates, rules, done, check)
-    return done
-
-
-def _examine(candidates: Sequence[Candidate], rules: Rules, done: Examined, check: Callable[[], None]) -> None:
     for uri, group in itertools.groupby(candidates, key=lambda c: c.audio):
         of_file = list(group)
         try:
             info = audio.probe(uri)
         except AudioError as err:
-            check()
             done.dropped += [_undecodable(c, err) for c in of_file]
             continue
         sound = _Sound(uri, info, of_file)
         for candidate in of_file:
             _judge(candidate, sound, rules, done)
-            check()
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises the KeyboardInterrupt that Ctrl-C meant, if there was one.
-
-    While libsndfile reads, Ctrl-C falls into its callback. Python shows it there and goes on, and to the library the
-    file just ends: the utterance was dropped as damaged, and the manifest was finished without it.
-    """
-    caught: list[object] = []
-    before = sys.unraisablehook
-
-    def note(what: "sys.UnraisableHookArgs") -> None:
-        if what.exc_type is KeyboardInterrupt:
-            caught.append(what.exc_type)
-        else:
-            before(what)
-
-    def check() -> None:
-        if caught:
-            raise KeyboardInterrupt
-
-    sys.unraisablehook = note
-    try:
-        yield check
-    finally:
-        sys.unraisablehook = before
+    return done
 
 
 class _Sound:
@@ -183,6 +148,10 @@ def _hear(candidate: Candidate, info: AudioInfo, heard_nc: np.ndarray, text: str
         done.dropped.append(drop(candidate, *fault, duration_s))
         return
     found = levels.measure(mono, rate)
+    if found.peak_dbfs > PEAK_DBFS:
+        detail = f"a peak of {found.peak_dbfs:.0f} dB over full scale; its samples are not those of sound"
+        done.dropped.append(drop(candidate, "undecodable", detail, duration_s))
+        return
     if found.dc_offset:
         notes.append(f"offset of {found.dc_offset:+.4f} taken out")
     gain_db = 0.0 if rules.loudness_lufs is None else levels.gain_db(found, rules.loudness_lufs)

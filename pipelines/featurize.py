@@ -4,6 +4,7 @@ import argparse
 import json
 from collections import Counter
 from dataclasses import asdict
+from typing import NoReturn
 
 import pyarrow as pa
 
@@ -19,6 +20,11 @@ from shards.spec import FrontendSpec
 
 VERSION = 1  # raise it when the same inputs give other bytes: old results are then refused, not mixed
 GROUP_PARTS = 512  # parts under way before their shards are joined: bounds what lies on disk twice
+
+
+def command() -> NoReturn:
+    """The process that a user starts."""
+    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:

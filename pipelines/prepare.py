@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import pyarrow as pa
 
@@ -61,6 +61,11 @@ def found() -> dict[str, Corpus]:
     """Every corpus by its name."""
     names = sorted(module.name for module in pkgutil.iter_modules(corpora.__path__))
     return {name: cast(Corpus, importlib.import_module(f"{corpora.__name__}.{name}")) for name in names}
+
+
+def command() -> NoReturn:
+    """The process that a user starts."""
+    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import sentencepiece
 
@@ -33,6 +33,11 @@ class Fit:
     unknown_share: float  # of the pieces
     pieces_per_s: float
     more_pieces_than_frames_share: dict[str, float]  # of the utterances, by reduction ("4x"), of 10 ms frames
+
+
+def command() -> NoReturn:
+    """The process that a user starts."""
+    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
