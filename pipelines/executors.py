@@ -61,7 +61,7 @@ def _ray(workers: int, address: str | None) -> Iterator[int]:
     else:
         try:
             ray.init(address=address, runtime_env={"env_vars": THREADS}, logging_level=logging.ERROR)
-        except ConnectionError as err:
+        except (ConnectionError, ValueError) as err:  # no answer; no address at all
             raise ValueError(f"--ray-address {address}: no Ray cluster answers there ({err})") from None
     try:
         # Two tasks for each processor: one runs while the next one's arguments are on their way.

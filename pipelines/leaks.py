@@ -102,6 +102,7 @@ def find(table: pa.Table, prints: pa.Table, keep: Set[str] = frozenset()) -> Lea
         raise ValueError(f"--keep-leaks {unknown[0]}: there are {', '.join(KINDS)}")
     rows = _by_precedence(table)
     printed, places = _in_order(rows, prints)
+    del prints  # they are as large as what they are found in; the caller may not hold them either
     pairs = find_duplicates(printed)
     pairs = Pairs(places[pairs.first], places[pairs.second], pairs.offset_s, pairs.overlap_s, pairs.share)
     found = [*_held_audio(rows, pairs), *_sentences(rows), _speakers(rows)]

@@ -1,7 +1,7 @@
 """The end of making a manifest, the same for one corpus and for several: limits, leaks, files, report, summary."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,14 +65,18 @@ def inputs(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def judge(
-    rows: pa.Table, prints: pa.Table, limits: Limits, keep_leaks: list[str], pieces: np.ndarray | None = None
+    rows: pa.Table,
+    prints: Callable[[], pa.Table],
+    limits: Limits,
+    keep_leaks: list[str],
+    pieces: np.ndarray | None = None,
 ) -> Verdict:
-    """What breaks a limit or leaks. `rows` needs no other columns than JUDGED."""
+    """What breaks a limit or leaks. `rows` needs no other columns than JUDGED; `prints` reads the fingerprints."""
     unfit, reasons, details = filters.unfit(rows, limits, pieces)
     fit = np.delete(np.arange(len(rows)), unfit)
     if not len(fit):
         return Verdict(fit, unfit, reasons, details, None)
-    found = leaks.find(rows.take(fit), prints, frozenset(keep_leaks))
+    found = leaks.find(rows.take(fit), prints(), frozenset(keep_leaks))
     leaking = fit[found.dropped["row"].to_numpy()]
     reasons, details = reasons + found.dropped["reason"].to_pylist(), details + found.dropped["detail"].to_pylist()
     kept = np.setdiff1d(fit, leaking, assume_unique=True)
@@ -80,16 +84,19 @@ def judge(
     return Verdict(kept, np.concatenate([unfit, leaking]), reasons, details, found)
 
 
-def carry_out(draft: Draft, verdict: Verdict) -> Draft:
-    """The draft as the verdict on its rows leaves it. Raises ValueError when no row is left."""
-    out = filters.as_dropped(draft.rows.take(verdict.dropped), verdict.reasons, verdict.details)
-    dropped = parquet.in_order(pa.concat_tables([draft.dropped, out]))
+def carry_out(rows: pa.Table, dropped: pa.Table, verdict: Verdict) -> tuple[pa.Table, pa.Table]:
+    """(the rows that stay, `dropped` and those that go). Raises ValueError when no row is left."""
+    out = filters.as_dropped(rows.take(verdict.dropped), verdict.reasons, verdict.details)
+    dropped = parquet.in_order(pa.concat_tables([dropped, out]))
     if not len(verdict.kept):
         raise ValueError(_nothing_left(dropped))
-    rows = draft.rows.take(verdict.kept)
+    return rows.take(verdict.kept), dropped
+
+
+def of_rows(prints: pa.Table, rows: pa.Table) -> pa.Table:
+    """The fingerprints of these rows, by id."""
     ids = rows["id"].take(pc.sort_indices(rows["id"]))
-    places = pc.index_in(ids, draft.fingerprints["id"].combine_chunks()).drop_null()
-    return Draft(rows, dropped, draft.fingerprints.take(places))  # one copy, sorted: they are as large as the rows
+    return prints.take(pc.index_in(ids, prints["id"].combine_chunks()).drop_null())
 
 
 def _nothing_left(dropped: pa.Table) -> str:

@@ -31,7 +31,8 @@ from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, to_table
 from pipelines import corpora, examine, executors, fingerprint, http, identity, manifest
 from pipelines.candidates import Candidate, drop
 from pipelines.examine import Rules
-from pipelines.manifest import JUDGED, Draft, carry_out
+from pipelines.leaks import Leaks
+from pipelines.manifest import JUDGED, Draft, carry_out, of_rows
 from pipelines.progress import progress
 
 STEP = "prepare-corpus"
@@ -141,8 +142,8 @@ def _from_making(args: argparse.Namespace, rules: Rules, corpus: Any, command: s
     with executors.executor(args.workers if args.workers > 1 else 0, args.ray_address) as run:
         corpus.make(args, run)
     draft = _examine(args, rules, list(corpus.candidates(args)))
-    verdict = manifest.judge(draft.rows.select(JUDGED), draft.fingerprints, from_arguments(args), args.keep_leaks)
-    return manifest.write(claim, carry_out(draft, verdict), verdict.leaks, args.corpus, command, [])
+    draft, found = _judged(args, draft)
+    return manifest.write(claim, draft, found, args.corpus, command, [])
 
 
 def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, command: str) -> dict[str, Any]:
@@ -156,11 +157,10 @@ def _from_listing(args: argparse.Namespace, rules: Rules, corpus: Corpus, comman
     if done is not None and manifest.is_whole(args.out):
         return _already_done(args, done)
     draft = _examine(args, rules, listed)
-    verdict = manifest.judge(draft.rows.select(JUDGED), draft.fingerprints, from_arguments(args), args.keep_leaks)
-    draft = carry_out(draft, verdict)
+    draft, found = _judged(args, draft)
     claim = identity.claim(args.out, STEP, inputs, args.force, sources)
     remarks = _self_test(corpus, args, listed)
-    return manifest.write_or_remove(claim, draft, verdict.leaks, args.corpus, command, remarks)
+    return manifest.write_or_remove(claim, draft, found, args.corpus, command, remarks)
 
 
 def _read(args: argparse.Namespace) -> Iterator[str]:
@@ -205,6 +205,14 @@ def _self_test(corpus: Corpus, args: argparse.Namespace, listed: list[Candidate 
         verdict = "complete" if here[split] == known[split] else "NOT complete"
         remarks.append(f"{split}: {here[split]:,} of {known[split]:,} published utterances: {verdict}")
     return remarks
+
+
+def _judged(args: argparse.Namespace, draft: Draft) -> tuple[Draft, Leaks | None]:
+    verdict = manifest.judge(
+        draft.rows.select(JUDGED), lambda: draft.fingerprints, from_arguments(args), args.keep_leaks
+    )
+    rows, dropped = carry_out(draft.rows, draft.dropped, verdict)
+    return Draft(rows, dropped, of_rows(draft.fingerprints, rows)), verdict.leaks
 
 
 def _examine(args: argparse.Namespace, rules: Rules, listed: list[Candidate | Dropped]) -> Draft:

@@ -83,6 +83,8 @@ def load(dataset: str, config: str | None, streaming: bool) -> list[Split]:
 
 
 def _from_hub(module: Any, dataset: str, config: str | None, streaming: bool) -> list[Split]:
+    if not dataset:
+        raise ValueError("is empty; give a folder, or a name on the hub")
     here = os.path.isdir(dataset.partition("/")[0])  # data/nosuch beside a folder data: no name on the hub
     if here or dataset.count("/") > 1 or "://" in dataset or dataset.startswith((".", "~", "/")):
         raise ValueError("no such folder, and no name on the hub either (those look like owner/name)")
