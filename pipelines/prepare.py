@@ -179,6 +179,7 @@ def _inputs(args: argparse.Namespace, rules: Rules) -> dict[str, Any]:
         "rules": {name: repr(value) for name, value in asdict(rules).items()},
         "schema_version": schema.VERSION,
         "text_version": manifest_text.VERSION,
+        "fingerprint_version": fingerprint.VERSION,
         "version": VERSION,
     } | manifest.inputs(args)
 
