@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS = 1
 
 help:
 	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (8 minutes on two cores)"
-	@echo "make test    the test suite (a minute or two)"
+	@echo "make test    the test suite (three minutes)"
 	@echo "make lint    ruff and mypy"
 
 install: $(VENV)/installed
