@@ -136,7 +136,8 @@ def _languages_unknown(rows: pa.Table) -> Iterator[str]:
 def _of_leaks(found: leaks.Leaks) -> Iterator[str]:
     for finding in found.findings:
         if not finding.dropped:
-            yield f"reported, not dropped: {finding.what}: {finding.utterances:,} utterances, {finding.hours:.3f} h"
+            number = "1 utterance" if finding.utterances == 1 else f"{finding.utterances:,} utterances"
+            yield f"reported, not dropped: {finding.what}: {number}, {finding.hours:.3f} h"
     yield from found.warnings
 
 
