@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS = 1
 .PHONY: help install demo test test-slow lint format clean-demo
 
 help:
-	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (8 minutes on two cores)"
+	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (10 minutes on two cores)"
 	@echo "make test    the test suite (three minutes)"
 	@echo "make lint    ruff and mypy"
 
