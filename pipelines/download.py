@@ -246,7 +246,7 @@ def _check_space(tasks: Sequence[Task], root: str) -> None:
     """Raises ValueError when a local root has no room for all tars, and for the parts that are there at one time."""
     if not storage.is_local(root):
         return
-    tars = sum(round((t.archive.size_bytes or 0) * t.archive.expansion) for t in tasks)
+    tars = sum(round(_archive_bytes(t.archive) * t.archive.expansion) for t in tasks)
     rests = sorted((_rest_bytes(t) for t in tasks), reverse=True)
     folder = root
     while not os.path.isdir(folder):
@@ -258,6 +258,11 @@ def _check_space(tasks: Sequence[Task], root: str) -> None:
             f"{root}: {size(needed)} are needed ({size(tars)} for the tars, {size(needed - tars)} while they arrive), "
             f"but {size(free)} are free; choose another --root, or fewer archives"
         )
+
+
+def _archive_bytes(source: Archive) -> int:
+    """Of one that is here its own size, whatever was published; 0 where nobody knows."""
+    return (source.size_bytes or 0) if source.is_remote else storage.size_bytes(source.url)
 
 
 def _rest_bytes(task: Task) -> int:
