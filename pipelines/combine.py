@@ -88,13 +88,13 @@ def _beside(uri: str, name: str) -> str:
 def _fingerprints(uris: list[str]) -> pa.Table:
     """Those of all manifests that have some: a corpus prepared with --headers-only has none."""
     files = [uri for uri in (_beside(uri, manifest.FINGERPRINTS) for uri in uris) if storage.exists(uri)]
-    return pa.concat_tables([fingerprint.to_table([]), *map(_read_fingerprints, files)])
+    return pa.concat_tables([fingerprint.SCHEMA.empty_table(), *map(_read_fingerprints, files)])
 
 
 def _read_fingerprints(uri: str) -> pa.Table:
     try:
         table = parquet.read(uri)
-        if table.schema == fingerprint.to_table([]).schema:
+        if table.schema == fingerprint.SCHEMA:
             return table
     except pa.ArrowInvalid:
         pass

@@ -5,7 +5,7 @@ into a fingerprint, and the samples are forgotten.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -195,8 +195,3 @@ def _utterance(
         extra=candidate.extra,
         **heard,  # type: ignore[arg-type]
     )
-
-
-def in_order_of_files(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
-    """So that a file that holds many utterances is opened once."""
-    yield from sorted(candidates, key=lambda c: (c.audio, c.offset_s))

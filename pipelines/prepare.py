@@ -223,11 +223,12 @@ def _examine(args: argparse.Namespace, rules: Rules, listed: list[Candidate | Dr
         if isinstance(item, Candidate) and first.setdefault(item.id, item) is not item:
             detail = f"the first one is {first[item.id].audio}"
             dropped.append(drop(item, "duplicate id", detail, item.duration_s or 0.0))
-    candidates = list(examine.in_order_of_files(list(first.values())))
+    # in the order of files, so that one that holds many utterances is opened once
+    candidates = sorted(first.values(), key=lambda c: (c.audio, c.offset_s))
     chunks = [candidates[i : i + CHUNK] for i in range(0, len(candidates), CHUNK)]
     what = "listening to" if rules.listen else "reading the headers of"
     cli.say(args, f"{args.corpus}: {len(listed):,} utterances listed; {what} {len(candidates):,}")
-    parts = [Draft(UTTERANCE_SCHEMA.empty_table(), to_table(dropped, DROPPED_SCHEMA), fingerprint.to_table([]))]
+    parts = [Draft(UTTERANCE_SCHEMA.empty_table(), to_table(dropped, DROPPED_SCHEMA), fingerprint.SCHEMA.empty_table())]
     with progress("listening" if rules.listen else "headers", len(candidates), "utterances") as advance:
         for part in _examined(args, rules, chunks):
             parts.append(part)
