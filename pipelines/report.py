@@ -2,8 +2,7 @@
 
 import pyarrow as pa
 
-from manifests import parquet, storage
-from manifests.schema import DROPPED_SCHEMA
+from manifests import storage
 from pipelines.leaks import Leaks
 from pipelines.report_page import render
 from pipelines.reporting.facts import gather
@@ -18,11 +17,3 @@ def write(out: str, table: pa.Table, dropped: pa.Table, leaks: Leaks | None, tit
     found before rows were dropped for it, None when nobody looked. Audio that cannot be read any more is said so.
     """
     storage.write_text(storage.join(out, REPORT), render(gather(table, dropped, leaks), title, command))
-
-
-def write_for(folder: str, title: str, command: str) -> None:
-    """The report of a manifest that is there already. Raises ValueError for a folder without one."""
-    table = parquet.read_tables([folder])
-    uri = storage.join(folder, parquet.DROPPED)
-    dropped = parquet.read(uri) if storage.exists(uri) else DROPPED_SCHEMA.empty_table()
-    write(folder, table, dropped, None, title, command)

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from manifests import parquet
 from manifests.schema import DROPPED_SCHEMA, UTTERANCE_SCHEMA, Dropped, Utterance, to_table
 from pipelines import fingerprint, leaks, report
 from pipelines.leaks import Leaks
@@ -350,14 +349,3 @@ def test_a_stray_letter_is_marked_and_leads_to_its_utterance(tmp_path: Path) -> 
     assert "1 rare character" in shown.text and "Language en: 1 of" in shown.text
     assert re.search(r'<dt><bdi[^>]*>е</bdi> 1×</dt><dd><bdi dir="auto">u7</bdi></dd>', shown.html)
     assert shown.html.count('class="rare"') == 1
-
-
-def test_the_report_of_a_manifest_that_is_there_already(tmp_path: Path, corpus: Callable[..., list[Utterance]]) -> None:
-    corpus(tmp_path, 2)
-    report.write_for(str(tmp_path), "Again", "combine-manifests")
-    assert "Nothing was dropped" in (tmp_path / "report.html").read_text()
-    parquet.write(str(tmp_path / parquet.DROPPED), to_table([LOST], DROPPED_SCHEMA))
-    report.write_for(str(tmp_path), "Again", "combine-manifests")
-    assert "1 utterance of 3" in Page((tmp_path / "report.html").read_text()).text
-    with pytest.raises(ValueError, match="no such manifest"):
-        report.write_for(str(tmp_path / "none"), "None", "none")
