@@ -1,68 +1,17 @@
 """Unbuffered files that the door to bytes opens: a part of another file, an object in a store, an upload to one."""
 
-import contextlib
 import io
 import os
-from collections.abc import Iterator
 from typing import Any
 
-
-@contextlib.contextmanager
-def os_errors(uri: str) -> Iterator[None]:
-    """What obstore raises in the block becomes an OSError of one line."""
-    from obstore.exceptions import BaseError
-
-    try:
-        yield
-    except BaseError as err:  # a missing object is a FileNotFoundError already
-        raise OSError(f"{uri}: {str(err).splitlines()[0]}") from None
+from manifests import remote
+from manifests.storefaults import os_errors
 
 
-class Remote(io.RawIOBase):
-    """An obstore reader with the methods that Python's buffered file asks for."""
+class _Seekable(io.RawIOBase):
+    """A readable file of `length` bytes that knows its position."""
 
-    def __init__(self, reader: Any, uri: str) -> None:
-        self._reader = reader
-        self._uri = uri
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._reader.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        with os_errors(self._uri):
-            data = self._reader.read(len(buffer))
-        buffer[: len(data)] = memoryview(data)
-        return len(data)
-
-
-class Upload(io.RawIOBase):
-    """An obstore writer that closing does not complete: Arrow closes what it has written to, whole or not."""
-
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return int(self._writer.write(data))
-
-
-class Window(io.RawIOBase):
-    """`length` bytes from `offset` of an unbuffered file, as a file of its own."""
-
-    def __init__(self, whole: io.RawIOBase, offset: int, length: int) -> None:
-        self._whole = whole
-        self._offset = offset
+    def __init__(self, length: int) -> None:
         self._length = length
         self._position = 0
 
@@ -82,6 +31,43 @@ class Window(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def readall(self) -> bytes:
+        """With as few reads as can be: RawIOBase's own asks for 8 kB at a time, a request each."""
+        pieces = []
+        while piece := self.read(max(0, self._length - self._position)):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+class Remote(_Seekable):
+    """The first `length` bytes of an object: each read is a request, repeated at the byte where it breaks.
+
+    `head`: its first bytes, where they have come already.
+    """
+
+    def __init__(self, url: str, length: int, head: bytes = b"") -> None:
+        super().__init__(length)
+        self._url = url
+        self._head = head
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._length)
+        if end <= self._position:
+            return 0
+        data = self._head[self._position : end] or remote.read(self._url, self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class Window(_Seekable):
+    """`length` bytes from `offset` of an unbuffered file, as a file of its own."""
+
+    def __init__(self, whole: io.RawIOBase, offset: int, length: int) -> None:
+        super().__init__(length)
+        self._whole = whole
+        self._offset = offset
+
     def readinto(self, buffer: Any) -> int:
         wanted = min(len(buffer), self._length - self._position)
         if wanted <= 0:
@@ -94,3 +80,18 @@ class Window(io.RawIOBase):
     def close(self) -> None:
         self._whole.close()
         super().close()
+
+
+class Upload(io.RawIOBase):
+    """An obstore writer that closing does not complete: Arrow closes what it has written to, whole or not."""
+
+    def __init__(self, writer: Any, uri: str) -> None:
+        self._writer = writer
+        self._uri = uri
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        with os_errors(self._uri, writes=True):
+            return int(self._writer.write(data))

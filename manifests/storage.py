@@ -3,27 +3,30 @@
 A URI is a plain path (`data/a.flac`) or a URL that obstore knows (`s3://`, `gs://`, `az://`, `http(s)://`, `file://`).
 A member of an uncompressed tar is a URI too, for reading: `<tar>#<byte offset>+<byte length>/<member name>`. The offset
 is that of its data, so one ranged read gets it, from a disk or an object store, and the tar is never unpacked.
-Every write appears whole under its name or not at all. Shell commands in URIs (`pipe:`) are refused.
+Every write appears whole under its name or not at all. Shell commands in URIs (`pipe:`) are refused. What is done with
+objects in stores is in manifests/remote.py; what it raises is an OSError or ValueError of one line.
 """
 
 import contextlib
+import fcntl
 import io
 import os
 import posixpath
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
-
-from manifests.rawfile import Remote, Upload, Window, os_errors
+from manifests import remote
+from manifests.rawfile import Remote, Upload, Window
+from manifests.storefaults import os_errors, shown
 
 STAGING = ".writing-"  # start of the name of a file that is not finished; readers and listings pass it over
-UPLOAD_BYTES = 16 << 20  # of one part of an upload; S3 takes 10,000 of them, so an object may have 160 GB
+HOST = re.sub(r"[^\w.]", ".", socket.gethostname())[-24:]  # in the name of such a file: machines may share a folder
 # Of a member of a local tar, at most this much is read at once when it is opened: about what Linux reads ahead anyway.
 SMALL_BYTES = 128 << 10
 SMALL_REMOTE_BYTES = 1 << 20  # one request for all of it, where opening it to read parts costs two or more
@@ -98,31 +101,13 @@ def name(uri: str) -> str:
     return posixpath.basename(uri)
 
 
-@contextlib.contextmanager
-def _remote(uri: str) -> Iterator[tuple[Any, str]]:
-    """The obstore store of a URL and the key inside it. What obstore raises in the block becomes an OSError."""
-    from obstore.store import from_url
-
-    parts = urlsplit(uri)
-    options: Any = {"allow_http": True} if parts.scheme == "http" else None
-    with os_errors(uri):
-        yield from_url(f"{parts.scheme}://{parts.netloc}", client_options=options), unquote(parts.path.lstrip("/"))
-
-
 def exists(uri: str) -> bool:
     """True when a file (local: or a folder) of that name is there; a member: when its tar reaches to its end."""
     if inside := member(uri):
         return exists(inside.tar) and size_bytes(inside.tar) >= inside.offset + inside.length
     if is_local(uri):
         return os.path.exists(absolute(uri))
-    import obstore
-
-    with _remote(uri) as (store, key):
-        try:
-            obstore.head(store, key)
-        except FileNotFoundError:
-            return False
-    return True
+    return remote.exists(uri)
 
 
 def is_file(uri: str) -> bool:
@@ -133,10 +118,10 @@ def is_file(uri: str) -> bool:
 
 
 def is_folder(uri: str) -> bool:
-    """True for a local folder, or for a prefix under which an object store holds something."""
+    """True for a local folder, or for a prefix under which an object store holds something; never on a web server."""
     if is_local(uri):
         return os.path.isdir(absolute(uri))
-    return next(iter(list_files(uri)), None) is not None
+    return not remote.is_web(uri) and remote.is_prefix(uri)
 
 
 def size_bytes(uri: str) -> int:
@@ -145,27 +130,19 @@ def size_bytes(uri: str) -> int:
         return inside.length
     if is_local(uri):
         return os.stat(absolute(uri)).st_size
-    import obstore
-
-    with _remote(uri) as (store, key):
-        return int(obstore.head(store, key)["size"])
+    return remote.size_bytes(uri)
 
 
 def list_files(folder: str, deep: bool = True) -> Iterator[tuple[str, int]]:
     """(URI, bytes) of every finished file below `folder` (not `deep`: right in it), in name order.
 
-    Nothing for a folder that is not there.
+    Nothing for a folder that is not there. Raises ValueError for a web server's, which cannot be listed.
     """
     if is_local(folder):
         yield from _list_local(absolute(folder), deep)
         return
-    import obstore
-
-    with _remote(folder) as (store, key):
-        root = folder.rstrip("/")[: len(folder.rstrip("/")) - len(key.rstrip("/"))]
-        found = [(m["path"], int(m["size"])) for chunk in obstore.list(store, prefix=key or None) for m in chunk]
-    depth = len(key.rstrip("/")) + 1 if key else 0
-    yield from ((root + path, size) for path, size in sorted(found) if deep or "/" not in path[depth:])
+    depth = len(folder)
+    yield from ((uri, size) for uri, size in remote.find(folder) if deep or "/" not in uri[depth:].lstrip("/"))
 
 
 def _list_local(folder: str, deep: bool) -> Iterator[tuple[str, int]]:
@@ -188,10 +165,7 @@ def read_bytes(uri: str) -> bytes:
     if is_local(uri):
         with open(absolute(uri), "rb") as file:
             return file.read()
-    import obstore
-
-    with _remote(uri) as (store, key):
-        return bytes(obstore.get(store, key).bytes())
+    return remote.read(uri)
 
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
@@ -206,12 +180,9 @@ def read_range(uri: str, offset: int, length: int) -> bytes:
     elif not length:  # no range of HTTP is empty
         data = b""
     else:
-        import obstore
-
-        with _remote(uri) as (store, key):
-            data = bytes(obstore.get_range(store, key, start=offset, length=length))
+        data = remote.read(uri, offset, offset + length)
     if len(data) != length:
-        raise EOFError(f"{uri}: ends {length - len(data)} bytes before the end of the part at byte {offset}")
+        raise EOFError(f"{shown(uri)}: ends {length - len(data)} bytes before the end of the part at byte {offset}")
     return data
 
 
@@ -221,23 +192,28 @@ def open_read(uri: str) -> IO[bytes]:
         return _open_member(inside)
     if is_local(uri):
         return open(absolute(uri), "rb")
-    return cast(IO[bytes], io.BufferedReader(_open_remote(uri), buffer_size=1 << 20))
+    return _open_remote(uri)
 
 
 def _open_member(inside: Member) -> IO[bytes]:
     local = is_local(inside.tar)
     if inside.length <= (SMALL_BYTES if local else SMALL_REMOTE_BYTES):
         return io.BytesIO(read_range(inside.tar, inside.offset, inside.length))
-    whole = io.FileIO(absolute(inside.tar)) if local else _open_remote(inside.tar)
+    end = inside.offset + inside.length
+    whole = io.FileIO(absolute(inside.tar)) if local else Remote(inside.tar, end)
     window = Window(whole, inside.offset, inside.length)
-    return cast(IO[bytes], io.BufferedReader(window, buffer_size=(64 << 10) if local else (1 << 20)))
+    return cast(IO[bytes], io.BufferedReader(window, buffer_size=(64 << 10) if local else SMALL_REMOTE_BYTES))
 
 
-def _open_remote(uri: str) -> Remote:
-    import obstore
-
-    with _remote(uri) as (store, key):
-        return Remote(obstore.open_reader(store, key), uri)
+def _open_remote(uri: str) -> IO[bytes]:
+    """One request tells the size, and brings all of a small file; of a server that knows no ranges, of any file."""
+    start = remote.Reading(uri, 0, SMALL_REMOTE_BYTES)
+    data = b"".join(start)
+    if start.size_bytes <= len(data):
+        return io.BytesIO(data)
+    if not start.ranges:
+        return io.BytesIO(remote.read(uri))
+    return cast(IO[bytes], io.BufferedReader(Remote(uri, start.size_bytes, data), buffer_size=SMALL_REMOTE_BYTES))
 
 
 def read_text(uri: str) -> str:
@@ -248,7 +224,7 @@ def read_text(uri: str) -> str:
     except UnicodeDecodeError as err:
         line = data[: err.start].count(b"\n") + 1
         raise ValueError(
-            f"{uri}, line {line}: not UTF-8 (byte 0x{data[err.start]:02x}); "
+            f"{shown(uri)}, line {line}: not UTF-8 (byte 0x{data[err.start]:02x}); "
             f"convert it first, for instance: iconv -f latin1 -t utf-8 {name(uri)}"
         ) from None
 
@@ -257,11 +233,14 @@ def read_text(uri: str) -> str:
 def atomic_write(uri: str) -> Iterator[IO[bytes]]:
     """A binary file for writing that appears under `uri` when the block ends well, and never otherwise."""
     if not is_local(uri):
-        yield from _remote_write(uri)
+        writer = remote.writer(uri)
+        yield cast(IO[bytes], Upload(writer, uri))
+        with os_errors(uri, writes=True):
+            writer.close()
         return
     path = absolute(uri)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    staged = os.path.join(os.path.dirname(path), f"{STAGING}{os.path.basename(path)}-{os.getpid()}")
+    staged = os.path.join(os.path.dirname(path), f"{STAGING}{os.path.basename(path)}-{HOST}-{os.getpid()}")
     try:
         with open(staged, "wb") as file:
             yield file
@@ -269,19 +248,9 @@ def atomic_write(uri: str) -> Iterator[IO[bytes]]:
     except BaseException as err:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(staged)
-        if isinstance(err, OSError) and err.filename is None:
-            err.filename = path  # a full disk does not say which file it was
+        if isinstance(err, OSError) and err.filename in (None, staged):  # a full disk does not say which file it was
+            err.filename = path
         raise
-
-
-def _remote_write(uri: str) -> Iterator[IO[bytes]]:
-    """One multipart upload: obstore completes it on close, and without a close nothing becomes visible."""
-    import obstore
-
-    with _remote(uri) as (store, key):
-        writer = obstore.open_writer(store, key, buffer_size=UPLOAD_BYTES, max_concurrency=4)
-        yield cast(IO[bytes], Upload(writer))
-        writer.close()
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -298,10 +267,7 @@ def delete(uri: str) -> None:
     if is_local(uri):
         Path(absolute(uri)).unlink(missing_ok=True)
         return
-    import obstore
-
-    with _remote(uri) as (store, key), contextlib.suppress(FileNotFoundError):
-        obstore.delete(store, key)
+    remote.delete(uri)
 
 
 def delete_folder(folder: str) -> None:
@@ -309,12 +275,7 @@ def delete_folder(folder: str) -> None:
     if is_local(folder):
         shutil.rmtree(absolute(folder), ignore_errors=not os.path.exists(absolute(folder)))
         return
-    import obstore
-
-    with _remote(folder) as (store, key):
-        prefix = key.rstrip("/") + "/" if key else None
-        for chunk in list(obstore.list(store, prefix=prefix)):
-            obstore.delete(store, [entry["path"] for entry in chunk])
+    remote.delete_below(folder.rstrip("/") + "/")
 
 
 def delete_staged(folder: str) -> None:
@@ -328,14 +289,15 @@ def delete_staged(folder: str) -> None:
 def delete_abandoned(folder: str, start: str = "") -> None:
     """Delete what killed writers of files whose names begin with `start` left in a local folder.
 
-    A writer that still runs on this machine keeps its own: two commands may have the same folder.
+    A writer that still runs on this machine keeps its own, and one on another machine is not judged: commands may have
+    the same folder.
     """
     if not is_local(folder) or not os.path.isdir(absolute(folder)):
         return
     for entry in list(os.scandir(absolute(folder))):
         if entry.name.startswith(STAGING + start):
-            pid = entry.name.rpartition("-")[2]
-            if not pid.isdigit() or int(pid) == os.getpid() or not _runs(int(pid)):
+            *_, host, pid = entry.name.split("-")
+            if host == HOST and pid.isdigit() and (int(pid) == os.getpid() or not _runs(int(pid))):
                 Path(entry.path).unlink(missing_ok=True)
 
 
@@ -362,13 +324,33 @@ def move_folder(folder: str, to: str) -> None:
     if is_local(folder):
         os.replace(absolute(folder), absolute(to))
         return
-    import obstore
-
-    for uri, _ in list(list_files(folder + "/")):
-        with _remote(uri) as (store, key), _remote(to + uri[len(folder) :]) as (_, new_key):
-            obstore.rename(store, key, new_key)
+    for uri, _ in remote.find(folder + "/"):
+        remote.move(uri, to + uri[len(folder) :])
 
 
-def memory_map(path: str) -> np.memmap:
-    """A local file as bytes that the system reads when they are touched."""
-    return np.memmap(absolute(path), np.uint8, mode="r")
+@contextlib.contextmanager
+def open_locked(path: str, wait: bool = True) -> Iterator[IO[bytes]]:
+    """A local file for reading and writing that no other process or thread of this machine has open like this.
+
+    It is made where it is not there, and may be renamed or deleted by who has it; one that is left empty is deleted.
+    Raises BlockingIOError when another has it and we shall not `wait`.
+    """
+    while True:
+        with open(path, "r+b", buffering=0, opener=lambda p, _: os.open(p, os.O_RDWR | os.O_CREAT, 0o666)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not _is_still(path, file):
+                continue
+            try:
+                yield cast(IO[bytes], file)
+            finally:
+                if not os.fstat(file.fileno()).st_size and _is_still(path, file):
+                    os.unlink(path)
+            return
+
+
+def _is_still(path: str, file: IO[bytes]) -> bool:
+    """False when the file was renamed or deleted by who had it before."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

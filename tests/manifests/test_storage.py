@@ -180,16 +180,29 @@ def test_a_killed_writer_s_file_is_abandoned_and_a_living_one_s_is_not(tmp_path:
     cwd = Path(__file__).parents[2]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=cwd) as writer:
         assert writer.stdout and writer.stdout.readline()
-        (tmp_path / f"{storage.STAGING}b.tar-{writer.pid}").write_bytes(b"x")
+        (tmp_path / f"{storage.STAGING}b.tar-{storage.HOST}-{writer.pid}").write_bytes(b"x")
         storage.delete_abandoned(str(tmp_path))
         assert storage.staged_bytes(str(tmp_path), "a.tar") == 4 and storage.staged_bytes(str(tmp_path)) == 5
         writer.kill()
     storage.delete_abandoned(str(tmp_path), "a.tar")
-    assert [path.name for path in tmp_path.iterdir()] == [f"{storage.STAGING}b.tar-{writer.pid}"]
-    (tmp_path / f"{storage.STAGING}c-{os.getpid()}").write_bytes(b"of a process that had our number, in a container")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{storage.STAGING}b.tar-{storage.HOST}-{writer.pid}"]
+    ours = f"{storage.STAGING}c-{storage.HOST}-{os.getpid()}"
+    (tmp_path / ours).write_bytes(b"of a process that had our number, in a container")
     storage.delete_abandoned(str(tmp_path))
     storage.delete_abandoned(str(tmp_path / "nowhere"))
     assert list(tmp_path.iterdir()) == [] and storage.staged_bytes(str(tmp_path / "nowhere")) == 0
+
+
+def test_what_another_machine_writes_to_a_shared_folder_is_left_alone(tmp_path: Path) -> None:
+    others = tmp_path / f"{storage.STAGING}a.tar-another{storage.HOST}-{os.getpid()}"
+    others.write_bytes(b"half")
+    storage.delete_abandoned(str(tmp_path))
+    with storage.atomic_write(str(tmp_path / "a.tar")) as file:
+        file.write(b"ours")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [others.name, f"{storage.STAGING}a.tar-{storage.HOST}-{os.getpid()}"]
+        )
+    assert others.read_bytes() == b"half" and (tmp_path / "a.tar").read_bytes() == b"ours"
 
 
 def test_a_listing_has_every_finished_file_in_order(root: str, tmp_path: Path) -> None:
@@ -263,11 +276,10 @@ def test_an_unset_variable_is_not_the_current_folder() -> None:
         storage.absolute("")
 
 
-def test_what_an_object_store_says_is_an_os_error_of_one_line() -> None:
+def test_a_url_of_another_kind_is_an_os_error_of_one_line() -> None:
     for call in (storage.exists, storage.read_bytes, lambda uri: list(storage.list_files(uri))):
-        with pytest.raises(OSError, match=r"ftp://host/a: .*Unable to recognise URL") as err:
+        with pytest.raises(OSError, match=r"^ftp://host/a: is not read; URLs begin with s3://, .* or https://$"):
             call("ftp://host/a")
-        assert "\n" not in str(err.value)
 
 
 def test_absolute_is_the_form_for_manifests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
