@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.recipe import TrainConfig
+from asr.waveform_config import WaveformConfig
 from configs import load
 from shards.spec import FrontendSpec
 
@@ -134,7 +135,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 # The project's own
 
-KINDS: dict[str, type] = {"frontend": FrontendSpec, "train": TrainConfig}
+KINDS: dict[str, type] = {"augment": WaveformConfig, "frontend": FrontendSpec, "train": TrainConfig}
 FILES = sorted(load.FOLDER.rglob("*.yaml"))
 
 
