@@ -232,7 +232,7 @@ def _examine(args: argparse.Namespace, rules: Rules, listed: list[Candidate | Dr
     with progress("listening" if rules.listen else "headers", len(candidates), "utterances") as advance:
         for part in _examined(args, rules, chunks):
             parts.append(part)
-            advance(len(part.rows) + len(part.dropped))
+            advance(len(part.rows) + len(part.dropped), failures=len(part.dropped))
     tables = zip(*((part.rows, part.dropped, part.fingerprints) for part in parts), strict=True)
     return Draft(*(pa.concat_tables(of_a_kind) for of_a_kind in tables))
 

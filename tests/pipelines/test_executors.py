@@ -3,17 +3,14 @@
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from manifests import storage
-from manifests.schema import Utterance
 from pipelines import executors
 from pipelines.executors import Run
-from pipelines.parts import PART_UTTERANCES, join_shard, plan_shards, write_part
-from shards.spec import FrontendSpec
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +100,43 @@ def test_ray_workers_are_other_processes_with_one_blas_thread(ray_run: Run) -> N
     assert list(ray_run(threads, [0])) == [(0, ["1", "1", "1"])]
 
 
-def test_shards_of_one_ray_worker_are_those_of_this_process(
-    ray_run: Run, tmp_path: Path, corpus: Callable[..., list[Utterance]]
+def die_over(item: int, worst: int) -> str:
+    if item == worst:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def carefully(item: int) -> str:
+    return "done carefully"
+
+
+def test_what_kills_each_worker_is_left_to_the_fallback(ray_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "RETRIES", 1)
+    done = ray_run(functools.partial(die_over, worst=2), range(4), fallback=carefully)
+    assert sorted(done) == [(0, "done"), (1, "done"), (2, "done carefully"), (3, "done")]
+
+
+def test_what_kills_each_worker_without_a_fallback_is_told_in_a_line(
+    ray_run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    utterances = corpus(tmp_path / "corpus", 2 * PART_UTTERANCES + 5, duration_s=0.2)
-    tars = []
-    with executors.executor(0) as inline:
-        for name, run in (("inline", inline), ("ray", ray_run)):
-            out = str(tmp_path / name)
-            shards = plan_shards(utterances, FrontendSpec(), 100_000, out, storage.join(out, "parts"))
-            assert len(shards) > 1
-            done = list(run(write_part, [part for shard in shards for part in shard.parts]))
-            assert sum(written.utterances for _, written in done) == len(utterances)
-            assert len(list(run(join_shard, shards))) == len(shards)
-            tars.append({Path(uri).name: Path(uri).read_bytes() for uri, _ in storage.list_files(out)})
-    assert tars[0] == tars[1]
+    monkeypatch.setattr(executors, "RETRIES", 1)
+    fatal = functools.partial(die_over, worst=0)
+    for fallback in (None, fatal):
+        with pytest.raises(ValueError, match=r"^a worker died 2 times over the same task; the last time: The worker "):
+            list(ray_run(fatal, [0], fallback=fallback))
+    out, err = capfd.readouterr()
+    assert out == "" and {line.partition(" (")[0] for line in err.splitlines()} <= {
+        f"Ray on this machine: {who} died; what they did is done again" for who in ("a worker", "3 workers so far")
+    }
+
+
+def import_nothing(_: int) -> None:
+    import no_such_package  # noqa: F401
+
+
+def test_what_a_node_lacks_is_told_by_name(ray_run: Run) -> None:
+    with pytest.raises(ValueError, match=r"No module named 'no_such_package'; every node needs the Python packages"):
+        list(ray_run(import_nothing, [0]))
 
 
 def test_cores_are_those_this_process_may_use() -> None:
