@@ -8,9 +8,11 @@ an MP3 without a Xing header; no reader can tell.
 """
 
 import contextlib
+import functools
 import io
 import math
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, cast
@@ -22,11 +24,12 @@ import soxr
 
 from asr import sphere
 from asr.ffmpeg import ffmpeg_text, open_ffmpeg
-from asr.flac import stream_info
+from asr.flac import open_flac, stream_info
 from asr.sndfile import open_sndfile, sndfile_text
 from asr.source import TOLERANCE_S, AudioError, Source
 from manifests import storage
 from manifests.schema import MIX
+from manifests.storefaults import shown
 
 __all__ = [
     "MIX",
@@ -34,6 +37,7 @@ __all__ = [
     "AudioError",
     "AudioInfo",
     "cuts_fast",
+    "fetch",
     "one_channel",
     "probe",
     "read",
@@ -44,7 +48,7 @@ __all__ = [
 SAMPLE_RATES = range(1_000, 384_001)  # outside: a damaged header
 
 _EDGE_S = 0.05  # read beside a stretch, so that its ends are resampled as in the whole file; the HQ filter is shorter
-_SMALL_BYTES = 1 << 20  # up to this a file is read at once: nearly every utterance, and no callback for every 8 kB
+SMALL_BYTES = 1 << 20  # up to this a file is read at once: nearly every utterance, and no callback for every 8 kB
 _FAST_CUTS = (".sph", ".wav", ".flac", ".aiff", ".aif")
 
 
@@ -83,8 +87,18 @@ def probe(uri: str) -> AudioInfo:
     with _open(uri, decode=False) as source:
         duration_s = source.duration_s()
         if duration_s <= 0:
-            raise AudioError(f"{uri}: has no samples")
+            raise AudioError(f"{shown(uri)}: has no samples")
         return AudioInfo(duration_s, source.rate, source.channels)
+
+
+def fetch(uri: str, at_most: int = SMALL_BYTES) -> bytes | None:
+    """The bytes of a small file, to be given to `read`; None of a large one, of which `read` takes what it needs.
+
+    Raises AudioError for one that is empty or not to be had.
+    """
+    with contextlib.ExitStack() as stack:
+        file = _file(uri, at_most, stack)
+        return file.getvalue() if isinstance(file, io.BytesIO) else None
 
 
 def read(
@@ -93,20 +107,24 @@ def read(
     offset_s: float = 0.0,
     duration_s: float | None = None,
     channel: int = MIX,
+    data: bytes | None = None,
 ) -> np.ndarray:
     """Mono float32 [samples] at `sample_rate`: `duration_s` (None: all) from `offset_s` on.
 
-    `channel` counts from 0; MIX averages all. The same samples as that slice of the whole file; but after a seek AAC
-    and Opus decoders fill in other noise, and WebM's timestamps are only good to 1 ms.
+    `channel` counts from 0; MIX averages all. `data` is the file's whole content, where that is at hand. The same
+    samples as that slice of the whole file; but after a seek AAC and Opus decoders fill in other noise, and WebM's
+    timestamps are only good to 1 ms.
     Raises AudioError for a file that cannot be decoded or ends more than TOLERANCE_S too early.
     """
     assert offset_s >= 0, offset_s
     start = round(offset_s * sample_rate)
     count = None if duration_s is None else round(duration_s * sample_rate)
-    with _open(uri) as source:
+    with _open(uri, data=data) as source:
         first, end, skip = _stretch(source.rate, sample_rate, start, count)
         if channel >= source.channels:
-            raise AudioError(f"{uri}: has {source.channels} channels; number {channel}, from 0 on, is not among them")
+            raise AudioError(
+                f"{shown(uri)}: has {source.channels} channels; number {channel}, from 0 on, is not among them"
+            )
         native = _joined([one_channel(block_nc, channel) for block_nc in source.blocks(first, end)], ())
     samples = native if source.rate == sample_rate else soxr.resample(native, source.rate, sample_rate, quality="HQ")
     return _cut(uri, samples[skip:], sample_rate, offset_s, duration_s)
@@ -157,7 +175,7 @@ def stream(uri: str, sample_rate: int = 16000, chunk_samples: int = 1600) -> Ite
             rest = rest[whole:]
             total += len(piece)
     if total == 0:
-        raise AudioError(f"{uri}: has no samples")
+        raise AudioError(f"{shown(uri)}: has no samples")
     if len(rest):
         yield rest
 
@@ -195,24 +213,27 @@ def _cut(uri: str, samples: np.ndarray, rate: int, offset_s: float, duration_s: 
     """The first `duration_s`. Raises AudioError when they are not there, or nothing is."""
     count = None if duration_s is None else round(duration_s * rate)
     if len(samples) == 0 or count == 0:
-        raise AudioError(f"{uri}: has no samples from {offset_s:g} s on")
+        raise AudioError(f"{shown(uri)}: has no samples from {offset_s:g} s on")
     if count is not None and len(samples) < count - TOLERANCE_S * rate:
         end_s = offset_s + len(samples) / rate
-        raise AudioError(f"{uri}: ends at {end_s:.2f} s, before {offset_s:.2f} + {duration_s:.2f} s")
+        raise AudioError(f"{shown(uri)}: ends at {end_s:.2f} s, before {offset_s:.2f} + {duration_s:.2f} s")
     return samples[:count]
 
 
 @contextlib.contextmanager
-def _open(uri: str, decode: bool = True) -> Iterator[Source]:
+def _open(uri: str, decode: bool = True, data: bytes | None = None) -> Iterator[Source]:
     """The file, opened by whichever library can. What either library raises inside the block becomes AudioError."""
     if uri.lower().endswith(".raw"):
-        raise AudioError(f"{uri}: headerless, so its rate and format are unknown; convert it to WAV or FLAC first")
+        raise AudioError(
+            f"{shown(uri)}: headerless, so its rate and format are unknown; convert it to WAV or FLAC first"
+        )
     with _interruptible(), contextlib.ExitStack() as stack:
-        file = _file(uri, _SMALL_BYTES if decode else 0, stack)
+        file = _file(uri, SMALL_BYTES if decode else 0, stack) if data is None else io.BytesIO(data)
         try:
-            source = _open_any(uri, file, stack)
+            with_library = functools.partial(_open_with_library, shown(uri), file, stack)
+            source = open_flac(file, with_library) or with_library()
             if source.rate not in SAMPLE_RATES:
-                raise AudioError(f"{uri}: its header is damaged: {source.rate} samples a second")
+                raise AudioError(f"{shown(uri)}: its header is damaged: {source.rate} samples a second")
             yield source
         except (sf.LibsndfileError, av.FFmpegError, AudioError) as err:
             if isinstance(file, _Guarded) and file.error is not None:
@@ -220,7 +241,7 @@ def _open(uri: str, decode: bool = True) -> Iterator[Source]:
             if isinstance(err, AudioError):
                 raise
             text = sndfile_text(err) if isinstance(err, sf.LibsndfileError) else ffmpeg_text(err)
-            raise AudioError(f"{uri}: cannot be read as audio: {text}") from err
+            raise AudioError(f"{shown(uri)}: cannot be read as audio: {text}") from err
         if isinstance(file, _Guarded) and file.error is not None:
             raise file.error  # to the library it was just the end of the file
 
@@ -232,6 +253,9 @@ def _interruptible() -> Iterator[None]:
     While libsndfile reads, Ctrl-C falls into its callback. Python shows it there and goes on, and to the library the
     file just ends: the utterance was dropped as damaged, and the manifest was finished without it.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ctrl-C falls into the main thread alone, and the hook is one for all threads
+        return
     caught: list[object] = []
     before = sys.unraisablehook
 
@@ -258,15 +282,15 @@ def _file(uri: str, small_bytes: int, stack: contextlib.ExitStack) -> "io.BytesI
             return _Guarded(stack.enter_context(storage.open_read(uri)))
         data = storage.read_bytes(uri)  # a pipe, of 0 bytes, to its end
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as err:
-        raise AudioError(f"{uri}: cannot be read as audio: {err.strerror or 'no such file'}") from None
+        raise AudioError(f"{shown(uri)}: cannot be read as audio: {err.strerror or 'no such file'}") from None
     except EOFError:
-        raise AudioError(f"{uri}: truncated: its tar ends before it does") from None
+        raise AudioError(f"{shown(uri)}: truncated: its tar ends before it does") from None
     if not data:
-        raise AudioError(f"{uri}: is empty (0 bytes)")
+        raise AudioError(f"{shown(uri)}: is empty (0 bytes)")
     return io.BytesIO(data)
 
 
-def _open_any(uri: str, file: "io.BytesIO | _Guarded", stack: contextlib.ExitStack) -> Source:
+def _open_with_library(uri: str, file: "io.BytesIO | _Guarded", stack: contextlib.ExitStack) -> Source:
     data = cast(IO[bytes], file)  # what the libraries need of it
     if uri.lower().endswith(".sph"):
         if talk := sphere.open_sphere(uri, data):

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+LOUDEST = 1e12  # a sample; what was written as whole numbers of 32 bits is below, and powers above 1e16 overflow
 TOLERANCE_S = 0.1  # how much of the stated length may be missing, or come on top, at the end
 BLOCK_FRAMES = 2**20  # a minute: nearly every utterance comes in one piece, uncopied
 
@@ -49,6 +50,8 @@ def check_stated(uri: str, stated_s: float, held_s: float) -> None:
 
 
 def check_finite(uri: str, block_nc: np.ndarray) -> None:
-    """Raises AudioError for samples that are no numbers; only formats that hold floats can have them."""
-    if not np.isfinite(block_nc.sum()) and not np.isfinite(block_nc).all():  # the sum takes half the time
-        raise AudioError(f"{uri}: has samples that are infinite or not a number")
+    """Raises AudioError for samples that are no numbers, or so large that no features could be made of them, whose mean
+    would spoil those of a whole corpus; only formats that hold floats can have them.
+    """
+    if not -LOUDEST <= block_nc.min(initial=0) <= block_nc.max(initial=0) <= LOUDEST:  # also where one is no number
+        raise AudioError(f"{uri}: has samples that are infinite or not a number, or above {LOUDEST:g}; full scale is 1")

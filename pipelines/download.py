@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from configs import cli
 from manifests import archive, storage
 from manifests.archive import Received
+from manifests.storefaults import shown
 from manifests.tarstream import Damaged
 from pipelines import executors, http, partial
 from pipelines.http import Patience, Version
@@ -103,7 +104,7 @@ def given(files: Sequence[str], known: Sequence[Archive], any_name: bool = False
     found: dict[str, Archive] = {}
     for file in files:
         uri = storage.absolute(file)
-        told = "--archive " + (http.shown(uri) if "://" in uri else file)
+        told = "--archive " + (shown(uri) if "://" in uri else file)
         file_name = _file_name(uri)
         if (of := published.get(file_name)) is not None:
             one = Archive(of.name, uri, of.size_bytes, of.sha256, of.md5, of.expansion)
@@ -194,7 +195,7 @@ def _from_server(task: Task, patience: Patience) -> Received:
     source = task.archive
 
     def check(version: Version) -> None:
-        _check_size(source, version.size_bytes, http.shown(source.url))
+        _check_size(source, version.size_bytes, shown(source.url))
         if source.size_bytes is None and version.size_bytes is not None and not storage.is_folder(task.parts):
             known = Archive(source.name, source.url, version.size_bytes, None, None, source.expansion)
             _check_space([Task(known, task.root)], task.root)
@@ -204,7 +205,7 @@ def _from_server(task: Task, patience: Patience) -> Received:
         chunks = partial.arriving(source.url, task.parts, source.size_bytes, has_hash, patience, check)
         try:
             with contextlib.closing(chunks):
-                received = _receive(chunks, task, http.shown(source.url))
+                received = _receive(chunks, task, shown(source.url))
         except http.Changed as changed:
             storage.delete_folder(task.parts)
             patience.failed(str(changed))

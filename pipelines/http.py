@@ -21,6 +21,8 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3 import exceptions
 
+from manifests.storefaults import shown
+
 TRIES = 6  # in a row that bring no byte more than was had before
 BACK_OFF_S = 1.0  # after the first failure, then twice as long each time
 RETRY_AFTER_LIMIT_S = 600.0  # a server that wants a longer pause is left to the user
@@ -93,12 +95,6 @@ class Patience:
             raise ValueError(f"{self._what}: {reason}; the server asks to come back in {wait_s / 60:.0f} minutes")
         print(f"{self._what}: {reason}; trying again in {wait_s:.0f} s", file=sys.stderr, flush=True)
         time.sleep(wait_s)
-
-
-def shown(url: str) -> str:
-    """The URL without what may be secret in it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def shown_command(words: Iterable[str]) -> str:

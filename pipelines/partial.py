@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict
 
 from manifests import storage
+from manifests.storefaults import shown
 from pipelines import http
 from pipelines.http import Patience, Version
 
@@ -80,7 +81,7 @@ def _version(url: str, folder: str, is_known_by_hash: bool) -> Version | None:
     uri = storage.join(folder, STATE)
     if storage.exists(uri):
         state = json.loads(storage.read_bytes(uri))
-        if state.pop("url") == http.shown(url):
+        if state.pop("url") == shown(url):
             return Version(**state)
         if is_known_by_hash:
             return Version(state["size_bytes"], "", "")
@@ -89,7 +90,7 @@ def _version(url: str, folder: str, is_known_by_hash: bool) -> Version | None:
 
 
 def _remember(url: str, folder: str, version: Version) -> None:
-    state = {"url": http.shown(url)} | asdict(version)
+    state = {"url": shown(url)} | asdict(version)
     storage.write_text(storage.join(folder, STATE), json.dumps(state) + "\n")
 
 

@@ -1,11 +1,14 @@
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import threading
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import boto3
 import numpy as np
 import pytest
 import soundfile as sf
@@ -510,3 +513,47 @@ def test_damage_writes_nothing_to_stderr(speech_data: Path, tmp_path: Path) -> N
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, cwd=root, check=True)
     assert done.stderr == b""
+
+
+def test_reading_in_another_thread_leaves_the_hook_of_all_threads_alone(tmp_path: Path) -> None:
+    """Two that took turns to put it back left it changed for good, and one more in the chain each time."""
+    for name in "ab":
+        sf.write(tmp_path / f"{name}.wav", _speech(16000, 1), 16000)
+    before, seen = sys.unraisablehook, []
+
+    def read() -> None:
+        first, second = (audio.stream(str(tmp_path / f"{name}.wav")) for name in "ab")
+        for stream in (first, second):
+            next(stream)
+            seen.append(sys.unraisablehook)
+        first.close()
+        second.close()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert seen == [before, before] and sys.unraisablehook is before
+
+
+@pytest.mark.parametrize("loudest", [1e19, np.inf, -np.inf, np.nan])
+def test_samples_of_which_no_features_can_be_made_are_refused(tmp_path: Path, loudest: float) -> None:
+    """Finite ones would pass, and make the mean of all features infinite."""
+    wave = np.zeros(16000, np.float32)
+    wave[500] = loudest
+    sf.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    with pytest.raises(audio.AudioError, match="infinite or not a number, or above"):
+        audio.read(f"{tmp_path}/a.wav")
+
+
+def test_a_signature_in_a_url_is_not_told(bucket: str) -> None:
+    """What is told of an utterance is kept in dropped.parquet."""
+    storage.write_bytes(f"{bucket}/a.wav", b"no audio")
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).put_object_acl(
+        Bucket="speech", Key="a.wav", ACL="public-read"
+    )
+    site = os.environ["AWS_ENDPOINT_URL"].replace("//", "//user:PASSWORD@")
+    for call, name in ((audio.read, "a.wav"), (audio.probe, "a.wav"), (audio.fetch, "none.wav")):
+        with pytest.raises(audio.AudioError) as told:
+            call(f"{site}/speech/{name}?X-Signature=SECRET")
+        assert f"/speech/{name}: cannot be read as audio" in str(told.value)
+        assert not {"SECRET", "PASSWORD"} & set(re.findall("[A-Z]{4,}", str(told.value)))

@@ -1,4 +1,4 @@
-"""The header of a FLAC file against libsndfile, and everything that is no ordinary header."""
+"""FLAC without libsndfile: the header, and the samples, in order and damaged, are what libsndfile makes of them."""
 
 import io
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import asr.flac
 from asr import audio
-from asr.flac import stream_info
+from asr.flac import parse_head, stream_info
 from manifests import storage
 
 
@@ -33,6 +34,8 @@ def test_it_says_what_libsndfile_says(
     storage.write_bytes(uri, data)
     info = soundfile.info(uri)
     assert stream_info(uri) == (info.frames, info.samplerate, info.channels) == (samples, rate, channels)
+    bits = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}[subtype]
+    assert parse_head(data) == (samples, rate, channels, bits) and parse_head(data[:41]) is None
 
 
 def test_real_files_and_members_of_a_tar(speech_data: Path, tmp_path: Path) -> None:
@@ -72,3 +75,70 @@ def test_a_file_that_is_cut_off_is_still_found_by_who_decodes_it(tmp_path: Path)
     assert stream_info(uri) == (32000, 16000, 1)
     with pytest.raises(audio.AudioError, match="truncated or damaged"):
         audio.read(uri)
+
+
+def outcome(data: bytes, **stretch: float) -> np.ndarray | str:
+    """The samples, or the error."""
+    try:
+        return audio.read("x.flac", 16000, data=data, **stretch)  # type: ignore[arg-type]
+    except audio.AudioError as err:
+        return str(err)
+
+
+def by_libsndfile(data: bytes, **stretch: float) -> np.ndarray | str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asr.flac, "dr_flac", None)
+        return outcome(data, **stretch)
+
+
+def same(one: np.ndarray | str, other: np.ndarray | str) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return isinstance(one, str) and isinstance(other, str) and one == other
+    return np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_the_fast_decoder_gives_the_samples_of_libsndfile(channels: int, subtype: str) -> None:
+    pytest.importorskip("miniaudio")
+    data = flac(30_000, channels=channels, subtype=subtype)
+    for stretch in ({}, {"offset_s": 0.1, "duration_s": 1.7}, {"offset_s": 1.5, "duration_s": 0.2}):
+        fast, slow = outcome(data, **stretch), by_libsndfile(data, **stretch)
+        assert isinstance(fast, np.ndarray) and fast.dtype == np.float32
+        np.testing.assert_array_equal(fast, slow)
+
+
+def test_real_speech_through_both_decoders(speech_data: Path) -> None:
+    pytest.importorskip("miniaudio")
+    for path in sorted((speech_data / "LibriSpeech").rglob("*.flac"))[::10]:
+        np.testing.assert_array_equal(outcome(path.read_bytes()), by_libsndfile(path.read_bytes()))
+
+
+DAMAGE = st.one_of(
+    st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7)),
+    st.tuples(st.just("flip early"), st.floats(0, 0.05), st.integers(0, 7)),
+    st.tuples(st.just("cut"), st.floats(0, 1), st.just(0)),
+    st.tuples(st.just("leave out"), st.floats(0, 1), st.integers(1, 3000)),
+    st.tuples(st.just("go on"), st.floats(0, 1), st.just(0)),
+)
+
+
+def damaged(data: bytes, what: str, where: float, much: int) -> bytes:
+    at = min(len(data) - 1, int(where * len(data)))
+    if what.startswith("flip"):
+        return data[:at] + bytes([data[at] ^ 1 << much]) + data[at + 1 :]
+    if what == "cut":
+        return data[:at]
+    return data[:at] + data[at + much :] if what == "leave out" else data + data[at:]
+
+
+@settings(deadline=None, max_examples=200)
+@given(DAMAGE, st.sampled_from([1, 2]))
+def test_damage_has_libsndfiles_verdict_or_has_not_touched_the_sound(
+    damage: tuple[str, float, int], channels: int
+) -> None:
+    """Every frame has a checksum. What lies between and behind the frames, dr_flac minds less than libsndfile."""
+    pytest.importorskip("miniaudio")
+    data = flac(20_000, channels=channels)
+    fast, slow = outcome(damaged(data, *damage)), by_libsndfile(damaged(data, *damage))
+    assert same(fast, slow) or same(fast, outcome(data))

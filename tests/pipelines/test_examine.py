@@ -164,7 +164,7 @@ def test_damage_behind_good_headers_is_found_by_listening(speech_data: Path, tmp
 
 
 def test_ctrl_c_while_a_file_is_decoded_stops_and_drops_nothing(tmp_path: Path) -> None:
-    uri = str(tmp_path / "a.flac")
+    uri = str(tmp_path / "a.wav")
     soundfile.write(uri, toy("a", 2.0), RATE)
     candidate = Candidate("a", "c", "train", "en", "", uri, 1, 0.0, None, "some words", "", "")
     sent = []
