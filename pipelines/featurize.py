@@ -1,25 +1,43 @@
-"""write-shards: a manifest to a shard set of log-mel features."""
+"""write-shards: a manifest to a shard set of log-mel features, or audio, or both."""
 
 import argparse
-import json
-from collections import Counter
-from dataclasses import asdict
-from typing import NoReturn
+import math
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from asr.waveform_config import load_config
 from configs import cli, load
 from manifests import parquet, storage
-from manifests.schema import DROPPED_SCHEMA, Utterance
-from pipelines import executors, identity
-from pipelines.parts import PARTS, Shard, join_shard, plan_shards, rows_uri, safe_split, write_part
+from pipelines import executors, identity, shard_index
 from pipelines.progress import progress
+from pipelines.shard_example import QUARANTINED
+from pipelines.shard_index import Planned
+from pipelines.shard_plan import (
+    AIM_SHARDS,
+    LEAST_BYTES,
+    MOST_BYTES,
+    Place,
+    Recipe,
+    Tasks,
+    check_copy_ids,
+    content_hash,
+    plan_shards,
+)
+from pipelines.shard_task import (
+    TooManyQuarantined,
+    finished,
+    too_many,
+    write_shard,
+    write_shard_carefully,
+    written,
+)
 from shards import index
-from shards.index import Moments
+from shards.content import NAMES, Content
 from shards.spec import FrontendSpec
 
-VERSION = 1  # raise it when the same inputs give other bytes: old results are then refused, not mixed
-GROUP_PARTS = 512  # parts under way before their shards are joined: bounds what lies on disk twice
+VERSION = 2  # raise it when the same inputs give other bytes: old results are then refused, not mixed
+PARTS = "parts"  # of unfinished work inside the shard set; below it a folder for each set of inputs
 
 
 def command() -> NoReturn:
@@ -32,8 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--manifest", nargs="+", required=True, metavar="URI", help="folders that prepare-corpus made")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (default: all)")
     parser.add_argument("--out", required=True, help="folder or URL of the shard set")
+    parser.add_argument("--content", choices=NAMES, default="logmel",
+                        help="log-mel in float16, or in 8 bits (logmel8) at half the size; FLAC; or both")  # fmt: skip
     parser.add_argument("--frontend", default="default", metavar="NAME", help="configs/frontend/NAME.yaml, or a file")
-    parser.add_argument("--shard-size", type=float, default=512, metavar="MB", help="of one shard (default 512)")
+    parser.add_argument("--augment", metavar="NAME", help="configs/augment/NAME.yaml, or a file: add changed copies of "
+                                                          "every utterance that is not held out")  # fmt: skip
+    parser.add_argument("--copies", type=int, metavar="N", help="how many of them (default 1)")
+    parser.add_argument("--shard-size", type=float, metavar="MB",
+                        help=f"of one shard (default: about {AIM_SHARDS} shards, each of {LEAST_BYTES // 10**6} to "
+                             f"{MOST_BYTES // 10**6} MB)")  # fmt: skip
+    parser.add_argument("--max-quarantined", type=int, metavar="N",
+                        help="utterances that may fail to be read (default: one in 1,000, at least 10)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=executors.cores(), help="Ray workers here; 0: in this process")
     parser.add_argument("--ray-address", help="an existing cluster, for instance ray://head:10001")
     parser.add_argument("--force", action="store_true", help="replace what another run left in --out")
@@ -43,28 +70,31 @@ def main(argv: list[str] | None = None) -> int:
 
 def write_shards(args: argparse.Namespace) -> None:
     """Raises ValueError for bad options, an --out of other inputs, or when no utterance could be used."""
-    if not 0 < args.shard_size < float("inf") or args.workers < 0:
-        raise ValueError("--shard-size must be above 0 and finite, --workers 0 or more")
+    recipe = _recipe(args)
     out = storage.absolute(args.out)
-    spec = load.load(FrontendSpec, args.frontend, "frontend")
-    utterances = parquet.read_manifests(args.manifest, args.splits)
-    if not utterances:
+    table = parquet.read_tables(args.manifest, args.splits)
+    if not len(table):
         raise ValueError(f"{', '.join(args.manifest)}: holds no utterance; look at its dropped.parquet for the reasons")
-    rows = identity.fingerprint([asdict(u) for u in utterances])
-    inputs = {"manifest": rows, "frontend": asdict(spec), "shard_size_mb": args.shard_size, "version": VERSION}
+    check_copy_ids(table, recipe)
+    manifest = {"manifest": content_hash(table), "shard_size_mb": args.shard_size, "version": VERSION}
+    inputs = manifest | recipe.inputs()
     parts = storage.join(out, PARTS, identity.fingerprint(inputs))
-    shards = plan_shards(utterances, spec, round(args.shard_size * 1e6), out, parts)
+    shards = plan_shards(table, recipe, round(args.shard_size * 1e6) if args.shard_size else None)
+    planned = [(shard, Place(shard.name, out, parts)) for shard in shards]
     sources = [storage.absolute(uri) for uri in args.manifest]
     claim = identity.claim(out, "write-shards", inputs, args.force, sources)
     if claim.summary is not None and not _is_whole(out):
         cli.say(args, f"{out}: was finished, but files are missing or cut short; making it again")
         claim = claim.reopen()
+    if claim.summary is not None and args.force and QUARANTINED in claim.summary["dropped"]:
+        cli.say(args, f"{out}: was finished without what could not be read; making it again")
+        claim = claim.reopen()
     if claim.summary is None:
         for name in (index.INDEX, index.STATS):  # whoever reads the set before it is finished is told so
             storage.delete(storage.join(out, name))
-        cli.say(args, f"{len(utterances):,} utterances, {_hours(utterances):.2f} h, to {out}")
-        _run(shards, args.workers, args.ray_address)
-        summary = _finish(shards, spec, claim)
+        cli.say(args, f"{len(table):,} utterances, {_hours(table):.2f} h, to {len(shards):,} shards in {out}")
+        _run(table, planned, recipe, args)
+        summary = _finish(planned, recipe, claim)
     else:
         summary = claim.summary
         cli.say(args, f"{out}: already done")
@@ -73,97 +103,107 @@ def write_shards(args: argparse.Namespace) -> None:
     cli.summary(args, summary, _describe(summary, out))
 
 
+def _recipe(args: argparse.Namespace) -> Recipe:
+    if args.workers < 0 or (args.shard_size is not None and not 0 < args.shard_size < float("inf")):
+        raise ValueError("--shard-size must be above 0 and finite, --workers 0 or more")
+    if args.max_quarantined is not None and args.max_quarantined < 0:
+        raise ValueError("--max-quarantined must be 0 or more")
+    if args.copies is not None and (args.copies < 1 or args.augment is None):
+        raise ValueError("--copies must be 1 or more, and needs --augment NAME, which says how they are changed")
+    spec, content = load.load(FrontendSpec, args.frontend, "frontend"), Content.named(args.content)
+    if args.augment is None:
+        return Recipe(spec, content)
+    return Recipe(spec, content, load_config(args.augment), args.copies or 1)
+
+
 def _is_whole(out: str) -> bool:
     """True when the index and all shards that it names are there, in their full length."""
     try:
-        shards = index.open_shards(out)
-        bytes_of = dict(zip(shards.column("shard"), shards.column("shard_bytes"), strict=True))
-        lists = storage.exists(storage.join(out, index.URLS))
-        return lists and all(storage.size_bytes(url) == size for url, size in bytes_of.items())
+        there = dict(storage.list_files(out, deep=False))
+        files = index.open_shards(out).files
+        return storage.join(out, index.URLS) in there and all(there.get(f.url) == f.size_bytes for f in files)
     except (ValueError, KeyError, OSError):
         return False
 
 
-def _hours(utterances: list[Utterance]) -> float:
-    return sum(u.duration_s for u in utterances) / 3600
+def _hours(table: pa.Table) -> float:
+    return float(table["duration_s"].to_numpy().sum()) / 3600
 
 
-def _run(shards: list[Shard], workers: int, address: str | None) -> None:
-    """Write and join what is missing. Shards are taken in groups, so that few parts wait on disk for their joining."""
-    missing = [s for s in shards if not storage.exists(rows_uri(s))]
-    seconds = sum(u.duration_s for s in missing for p in s.parts for u in p.utterances)
+def _run(table: pa.Table, planned: Planned, recipe: Recipe, args: argparse.Namespace) -> None:
+    """Write the shards that are missing.
+
+    Raises TooManyQuarantined when more utterances could not be read than may be; a repeat tries those again.
+    """
+    limit = args.max_quarantined if args.max_quarantined is not None else max(10, math.ceil(len(table) / 1000))
+    left = _finished(planned)
+    quarantined = {place: left[place] for place in left if left[place]}
+    if sum(quarantined.values()) > limit:
+        _forget(quarantined)
+        left = {place: count for place, count in left.items() if not count}
+        quarantined = {}
+    missing = [(shard, place) for shard, place in planned if place not in left]
     if not missing:
         return
-    with executors.executor(workers, address) as run, progress("features", seconds, "s of audio") as advance:
-        while missing:
-            group: list[Shard] = []
-            while missing and (not group or sum(len(s.parts) for s in group) < GROUP_PARTS):
-                group.append(missing.pop(0))
-            for _, written in run(write_part, [part for shard in group for part in shard.parts]):
-                advance(written.audio_s)
-            for _ in run(join_shard, group):
-                pass
+    durations_s = table["duration_s"].to_numpy()
+    hours = float(sum(durations_s[shard.rows].sum() for shard, _ in missing)) / 3600
+    tasks = Tasks(table, missing, recipe, limit)
+    try:
+        with (
+            executors.executor(args.workers, args.ray_address) as run,
+            progress("shards", hours, "h of audio") as advance,
+        ):
+            for position, done in run(write_shard, tasks, fallback=write_shard_carefully):
+                advance(done.audio_s / 3600, failures=done.dropped)
+                if done.quarantined:
+                    quarantined[missing[position][1]] = done.quarantined
+                    _check(quarantined, limit)
+    except TooManyQuarantined:
+        _forget(quarantined)
+        raise
 
 
-def _finish(shards: list[Shard], spec: FrontendSpec, claim: identity.Claim) -> dict:
-    """Index, statistics and URL lists from the rows of the joined shards; a shard that came out empty is deleted.
+def _forget(quarantined: dict[Place, int]) -> None:
+    """Have these shards written again."""
+    for place in quarantined:
+        storage.delete(place.record_uri)
 
-    Raises ValueError, and leaves nothing in the folder, when all are empty.
-    """
+
+def _finished(planned: Planned) -> dict[Place, int]:
+    """The finished shards, and how many of their utterances are quarantined."""
+    there = {uri for uri, _ in storage.list_files(planned[0][1].parts)}
+    places = [place for _, place in planned if place.record_uri in there]
+    records = zip(places, shard_index.in_turn(finished, places), strict=True)
+    return {place: written(record).quarantined for place, record in records if record is not None}
+
+
+def _check(quarantined: dict[Place, int], limit: int) -> None:
+    """Raises TooManyQuarantined."""
+    count = sum(quarantined.values())
+    if count > limit:
+        record = finished(next(iter(quarantined)))
+        assert record is not None
+        first = next(row for row in record["dropped"] if row["reason"] == QUARANTINED)
+        raise too_many(count, limit, first["audio"], first["detail"])
+
+
+def _finish(planned: Planned, recipe: Recipe, claim: identity.Claim) -> dict[str, Any]:
+    """Everything beside the tars. Raises ValueError, and leaves nothing in the folder, when all shards are empty."""
     out = claim.out
-    rows: list[dict] = []
-    dropped: list[dict] = []
-    splits: dict[str, Moments] = {}
-    urls: dict[str, list[str]] = {}
-    for shard in shards:
-        joined = json.loads(storage.read_bytes(rows_uri(shard)))
-        rows += joined["rows"]
-        dropped += joined["dropped"]
-        if not joined["rows"]:
-            storage.delete(shard.uri)
-            continue
-        so_far = splits.get(shard.split, Moments.zero(spec.mels))
-        splits[shard.split] = so_far.add(Moments.from_json(joined["moments"]))
-        urls.setdefault(shard.split, []).append(storage.name(shard.uri))
-    if not rows:
+    totals = shard_index.total(planned, recipe)
+    if not totals.splits:
         storage.delete_folder(storage.join(out, PARTS))
         storage.delete_staged(out)
         storage.delete(storage.join(out, identity.RECORD))
-        first = dropped[0]
+        first = totals.dropped[0].slice(0, 1).to_pylist()[0]
         raise ValueError(f"no utterance could be used; the first: {first['audio']}: {first['detail']}")
-    parquet.write(storage.join(out, index.INDEX), pa.Table.from_pylist(rows, schema=index.SCHEMA))
-    parquet.write(storage.join(out, "dropped.parquet"), pa.Table.from_pylist(dropped, schema=DROPPED_SCHEMA))
-    stats = json.dumps(index.stats_json(spec, splits), indent=1)
-    storage.write_text(storage.join(out, index.STATS), stats + "\n")
-    for split, names in urls.items():
-        storage.write_text(storage.join(out, f"urls-{safe_split(split)}.txt"), "".join(f"{n}\n" for n in names))
-    storage.write_text(storage.join(out, index.URLS), "".join(f"{n}\n" for names in urls.values() for n in names))
-    summary = _summary(rows, dropped, splits, urls, spec)
+    shard_index.write_index(out, totals, recipe)
+    summary = shard_index.summary(totals, recipe)
     claim.finish(summary)
     return summary
 
 
-def _summary(rows: list[dict], dropped: list[dict], splits: dict[str, Moments], urls: dict, spec: FrontendSpec) -> dict:
-    sizes = {row["shard"]: row["shard_bytes"] for row in rows}
-    counts = Counter(row["split"] for row in rows)
-    reasons: dict[str, dict[str, float]] = {}
-    for row in dropped:
-        reason = reasons.setdefault(row["reason"], {"utterances": 0, "hours": 0.0})
-        reason["utterances"] += 1
-        reason["hours"] += row["duration_s"] / 3600
-    per_split = {
-        split: {
-            "utterances": counts[split],
-            "hours": round(splits[split].frames * spec.frame_s / 3600, 4),
-            "shards": len(urls[split]),
-            "bytes": sum(sizes[name] for name in urls[split]),
-        }
-        for split in splits
-    }
-    return {"splits": per_split, "dropped": reasons, "fingerprint": spec.fingerprint}
-
-
-def _describe(summary: dict, out: str) -> str:
+def _describe(summary: dict[str, Any], out: str) -> str:
     rows = [
         [split, f"{v['utterances']:,}", f"{v['hours']:.2f}", f"{v['shards']:,}", f"{v['bytes'] / 1e6:,.1f}"]
         for split, v in summary["splits"].items()

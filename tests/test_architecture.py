@@ -13,7 +13,10 @@ ORDER = ("pipelines", "asr", "shards", "manifests", "configs")  # each may impor
 SOURCES = [path.relative_to(ROOT).as_posix() for name in ORDER for path in sorted((ROOT / name).rglob("*.py"))]
 
 _DECODING = {"asr.ffmpeg", "asr.flac", "asr.mp3", "asr.sndfile", "asr.source", "asr.sphere"}  # behind asr.audio
-OFFLINE_ASR = {"asr.audio", "asr.frontend", "asr.levels", "asr.tokenizer", *_DECODING}  # shared with the live path
+_WAVEFORM = {"asr.codecs", "asr.waveform_config"}  # of asr.waveform
+_LOGMEL = {"asr.frontend", "asr.lanes", "asr.logmel_ir"}
+OFFLINE_ASR = {"asr.audio", "asr.levels", "asr.tokenizer", *_DECODING, *_LOGMEL, *_WAVEFORM}
+WITH_TORCH = {"asr.waveform"}  # which pipelines import inside the function that needs it
 TORCH = {"torch", "torchaudio", "torch_audiomentations"}
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 BYTES = {"open", "read_text", "read_bytes", "write_text", "write_bytes"}
@@ -61,7 +64,7 @@ def to_the_left(path: str, tree: ast.AST) -> Iterator[str]:
 def more_of_asr_than_the_offline_part(path: str, tree: ast.AST) -> Iterator[str]:
     if path.startswith("pipelines/"):
         for name in imports(tree):
-            if name.startswith("asr.") and ".".join(name.split(".")[:2]) not in OFFLINE_ASR:
+            if name.startswith("asr.") and ".".join(name.split(".")[:2]) not in OFFLINE_ASR | WITH_TORCH:
                 yield name
 
 

@@ -20,8 +20,10 @@ from asr import audio
 from asr.frontend import logmel
 from manifests import parquet, storage
 from manifests.schema import Utterance
-from pipelines import featurize, prepare
-from pipelines.parts import PART_UTTERANCES, PARTS
+from pipelines import featurize, prepare, shard_example
+from pipelines.featurize import PARTS
+from shards.index import open_shards
+from shards.reader import Reader
 from shards.spec import FrontendSpec
 
 Corpus = Callable[..., list[Utterance]]
@@ -93,22 +95,61 @@ def test_webdataset_reads_shards_of_real_speech(tmp_path: Path, speech_data: Pat
 
 
 def test_two_ray_workers_write_the_bytes_of_this_process(tmp_path: Path, corpus: Corpus) -> None:
-    corpus(tmp_path / "in", 3 * PART_UTTERANCES, duration_s=0.2)
+    corpus(tmp_path / "in", 90, duration_s=0.2)
     for name, workers in (("inline", "0"), ("ray", "2")):
         assert run(tmp_path / "in", tmp_path / name, "--shard-size", "0.1", "--workers", workers) == 0
     assert len(list((tmp_path / "ray").glob("*.tar"))) > 2
     assert files(tmp_path / "inline") == files(tmp_path / "ray")
 
 
+def test_a_set_in_a_store_is_that_of_a_disk(bucket: str, tmp_path: Path, corpus: Corpus, capsys: Printed) -> None:
+    """Written to, found half done, repeated, and replaced there."""
+    corpus(tmp_path / "in", 20, duration_s=0.2)
+    argv = ["--manifest", str(tmp_path / "in"), "--workers", "0", "--shard-size", "0.1", "--content", "logmel8+audio"]
+    assert featurize.main([*argv, "--out", str(tmp_path / "out")]) == 0
+    assert featurize.main([*argv, "--out", f"{bucket}/sets/out"]) == 0
+    there = {uri.removeprefix(f"{bucket}/sets/out/"): uri for uri, _ in storage.list_files(f"{bucket}/sets/out")}
+    assert {name: storage.read_bytes(uri) for name, uri in there.items()} == files(tmp_path / "out")
+    storage.delete(there["train-00001.tar"])
+    capsys.readouterr()
+    assert featurize.main([*argv, "--out", f"{bucket}/sets/out"]) == 0
+    assert "files are missing or cut short; making it again" in capsys.readouterr().out
+    assert {name: storage.read_bytes(uri) for name, uri in there.items()} == files(tmp_path / "out")
+    reader = Reader(open_shards(str(tmp_path / "out")))
+    assert reader.audio(0).startswith(b"fLaC")
+
+
+def test_copies_are_added_to_what_is_trained_on(tmp_path: Path, corpus: Corpus, capsys: Printed) -> None:
+    rows = corpus(tmp_path / "in", 6) + corpus(tmp_path / "dev", 3, "dev")
+    parquet.write_utterances(str(tmp_path / "in" / "manifest.parquet"), rows)
+    argv = ("--augment", "speed", "--copies", "2", "--json")
+    assert run(tmp_path / "in", tmp_path / "out", *argv) == 0
+    printed = json.loads(capsys.readouterr().out)["splits"]
+    assert {split: values["utterances"] for split, values in printed.items()} == {"train": 18, "dev": 3}
+    shards = open_shards(str(tmp_path / "out"))
+    made = shards.table(["id", "split", "copy", "augmentation", "duration_s", "frames"]).to_pylist()
+    assert sum(row["split"] == "dev" and row["copy"] == 0 for row in made) == 3
+    assert sorted(row["copy"] for row in made if row["split"] == "train") == [0] * 6 + [1] * 6 + [2] * 6
+    assert all((row["augmentation"] == "") == (row["copy"] == 0) for row in made)
+    assert shards.moments.frames == sum(row["frames"] for row in made)
+    assert run(tmp_path / "in", tmp_path / "again", *argv) == 0
+    assert files(tmp_path / "again") == files(tmp_path / "out")
+    capsys.readouterr()
+    assert run(tmp_path / "in", tmp_path / "out", "--augment", "speed") == 1
+    assert "from other inputs (copies)" in one_line(capsys)
+
+
 # Kills
+
+
+SHARDS = 8
 
 
 @dataclass(frozen=True)
 class Killed:
     manifest: Path
     out: Path  # what the dead process left
-    finished: list[dict]  # the records of the parts that it had finished
-    parts: int  # of all
+    finished: list[str]  # the shards that it had finished
 
 
 def write_shards_process(*argv: str) -> subprocess.Popen[bytes]:
@@ -119,54 +160,72 @@ def write_shards_process(*argv: str) -> subprocess.Popen[bytes]:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Iterator[Killed]:
-    """A run in a folder with a user's own file, killed as soon as its first part was whole."""
+    """A run in a folder with a user's own file, killed as soon as its first shard was whole."""
     root = tmp_path_factory.mktemp("killed")
-    count = 7 * PART_UTTERANCES
-    corpus(root / "in", count, duration_s=3.0)
+    corpus(root / "in", 210, duration_s=3.0)
     storage.write_text(str(root / "out" / "notes.txt"), "mine")
-    process = write_shards_process("--manifest", str(root / "in"), "--out", str(root / "out"), "--force")
+    process = write_shards_process("--manifest", str(root / "in"), "--out", str(root / "out"), "--force", *MB)
     try:
-        while not (records := list((root / "out" / PARTS).rglob("*.json"))):
-            assert process.poll() is None, "write-shards ended before its first part"
+        while not list((root / "out" / PARTS).rglob("*.json")):
+            assert process.poll() is None, "write-shards ended before its first shard"
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert process.returncode == -signal.SIGKILL
-    records = [path for path in (root / "out" / PARTS).rglob("*.json") if not path.name.startswith(storage.STAGING)]
-    assert 0 < len(records) < 7 and not list((root / "out").glob("*.tar"))
-    yield Killed(root / "in", root / "out", [json.loads(path.read_bytes()) for path in records], 7)
+    names = [path.stem for path in (root / "out" / PARTS).rglob("*.json") if not path.name.startswith(storage.STAGING)]
+    assert 0 < len(names) < SHARDS and not (root / "out" / "index.parquet").exists()
+    yield Killed(root / "in", root / "out", names)
 
 
-def test_a_repeat_after_a_kill_gives_the_same_bytes_and_redoes_no_finished_part(killed: Killed, tmp_path: Path) -> None:
+MB = ["--shard-size", "1.5"]
+
+
+def test_a_repeat_after_a_kill_gives_the_same_bytes_and_redoes_no_finished_shard(
+    killed: Killed, tmp_path: Path
+) -> None:
     undisturbed = tmp_path / "undisturbed"
     storage.write_text(str(undisturbed / "notes.txt"), "mine")
-    assert run(killed.manifest, undisturbed, "--force") == 0
+    assert run(killed.manifest, undisturbed, "--force", *MB) == 0
+    assert len(list(undisturbed.glob("*.tar"))) == SHARDS
     out = shutil.copytree(killed.out, tmp_path / "out")
-    (out / f"{storage.STAGING}train-00000.tar-1").write_bytes(b"half")  # as a kill while joining would leave it
-    hidden = [(Path(row["audio"]), Path(row["audio"] + ".away")) for part in killed.finished for row in part["rows"]]
-    for path, away in hidden:  # a part that was made again would now lack its utterances
-        path.rename(away)
+    (out / f"{storage.STAGING}train-00001.tar-1").write_bytes(b"half")  # as a kill while writing would leave it
+    rows = pq.read_table(undisturbed / "index.parquet", columns=["audio", "shard"]).to_pylist()
+    hidden = [Path(row["audio"]) for row in rows if row["shard"].removesuffix(".tar") in killed.finished]
+    for path in hidden:  # a shard that was made again would now lack its utterances
+        path.rename(f"{path}.away")
     try:
-        assert run(killed.manifest, out) == 0
+        assert run(killed.manifest, out, *MB) == 0
     finally:
-        for path, away in hidden:
-            away.rename(path)
-    assert len(hidden) >= PART_UTTERANCES
+        for path in hidden:
+            Path(f"{path}.away").rename(path)
+    assert len(hidden) >= 20
     assert files(out) == files(undisturbed)
     expected = {"notes.txt", "step.json", "index.parquet", "stats.json", "urls.txt", "urls-train.txt"}
-    assert {path.name for path in out.iterdir()} == expected | {"train-00000.tar", "dropped.parquet"}
+    tars = {f"train-{i:05d}.tar" for i in range(SHARDS)}
+    assert {path.name for path in out.iterdir()} == expected | tars | {"dropped.parquet"}
 
 
-def test_parts_that_other_inputs_left_are_not_taken(killed: Killed, tmp_path: Path) -> None:
-    """The folder also holds a user's file, so it is not emptied: the parts of the dead run are still there."""
+def test_a_finished_shard_whose_tar_is_gone_or_cut_is_made_again(killed: Killed, tmp_path: Path) -> None:
+    assert run(killed.manifest, tmp_path / "undisturbed", *MB) == 0
+    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-512])):
+        out = shutil.copytree(killed.out, tmp_path / damage.__name__)
+        (out / "notes.txt").unlink()
+        damage(out / f"{killed.finished[0]}.tar")
+        assert run(killed.manifest, out, *MB) == 0
+        ours, clean = files(out), files(tmp_path / "undisturbed")
+        assert [name for name in clean if ours[name] != clean[name]] == ["step.json"]
+
+
+def test_shards_that_other_inputs_left_are_not_taken(killed: Killed, tmp_path: Path) -> None:
+    """The folder also holds a user's file, so it is not emptied: the shards of the dead run are still there."""
     out = shutil.copytree(killed.out, tmp_path / "out")
-    assert run(killed.manifest, out, "--frontend", "8k") == 1
-    assert run(killed.manifest, out, "--frontend", "8k", "--force") == 0
-    assert run(killed.manifest, tmp_path / "clean", "--frontend", "8k") == 0
+    assert run(killed.manifest, out, "--frontend", "8k", *MB) == 1
+    assert run(killed.manifest, out, "--frontend", "8k", "--force", *MB) == 0
+    assert run(killed.manifest, tmp_path / "clean", "--frontend", "8k", *MB) == 0
     ours, clean = files(out), files(tmp_path / "clean")
     assert ours.pop("notes.txt") == b"mine"
-    assert ours.keys() == clean.keys()
-    assert [name for name in ours if ours[name] != clean[name]] == ["step.json"]  # which says whose folder it was
+    assert clean.keys() <= ours.keys()
+    assert [name for name in clean if ours[name] != clean[name]] == ["step.json"]  # which says whose folder it was
 
 
 # Repeats
@@ -179,7 +238,7 @@ def test_the_same_inputs_are_recognised_and_nothing_is_touched(tmp_path: Path, c
     before = stamps(out)
     assert not before.keys() & {PARTS}
     (out / PARTS).mkdir()  # what a kill after the very last step leaves
-    (out / PARTS / "train-00000.tar.json").write_text("{}")
+    (out / PARTS / "train-00000.json").write_text("{}")
     capsys.readouterr()
     for more in ([], ["--force"], ["--workers", "1"]):
         assert run(tmp_path / "in", out, *more) == 0
@@ -189,7 +248,13 @@ def test_the_same_inputs_are_recognised_and_nothing_is_touched(tmp_path: Path, c
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(["--frontend", "8k"], "frontend"), (["--shard-size", "1"], "shard_size_mb"), (["--splits", "dev"], "manifest")],
+    [
+        (["--frontend", "8k"], "frontend"),
+        (["--shard-size", "1"], "shard_size_mb"),
+        (["--splits", "dev"], "manifest"),
+        (["--content", "audio"], "content"),
+        (["--augment", "speed"], "augment, copies"),
+    ],
 )
 def test_other_inputs_are_refused_by_name_and_replaced_with_force(
     tmp_path: Path, corpus: Corpus, capsys: Printed, change: list[str], named: str
@@ -270,6 +335,93 @@ def test_when_nothing_can_be_used_the_folder_is_as_it_was(
     check_contents([out / "train-00000.tar"], utterances)
 
 
+# Audio that cannot be read
+
+
+def fail(utterance: Utterance) -> None:
+    """Every read of the file fails (EIO), as on a dying disk: nothing is mapped at the start of a process's memory."""
+    path = Path(utterance.audio)
+    path.rename(f"{path}.sound")
+    path.symlink_to("/proc/self/mem")
+
+
+def mend(utterance: Utterance) -> None:
+    Path(f"{utterance.audio}.sound").replace(utterance.audio)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_example, "PAUSES_S", (0.0, 0.0))
+
+
+def test_a_few_that_cannot_be_read_are_quarantined_and_counted(
+    tmp_path: Path, corpus: Corpus, capsys: Printed, hasty: None
+) -> None:
+    utterances = corpus(tmp_path / "in", 20)
+    fail(utterances[3])
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert "dropped: quarantined: 1 utterances" in capsys.readouterr().out
+    (row,) = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
+    assert (row["id"], row["reason"]) == (utterances[3].id, "quarantined") and "Input/output error" in row["detail"]
+    check_contents([tmp_path / "out" / "train-00000.tar"], [u for u in utterances if u is not utterances[3]])
+    mend(utterances[3])
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert "already done" in capsys.readouterr().out
+    assert run(tmp_path / "in", tmp_path / "out", "--force") == 0
+    check_contents([tmp_path / "out" / "train-00000.tar"], utterances)
+
+
+def test_too_many_that_cannot_be_read_end_the_command_and_the_same_command_tries_them_again(
+    tmp_path: Path, corpus: Corpus, capsys: Printed, hasty: None
+) -> None:
+    """Spread over shards, none of which has too many by itself."""
+    utterances = corpus(tmp_path / "in", 12, duration_s=0.2)
+    argv = ("--shard-size", "0.02", "--max-quarantined", "4")
+    assert run(tmp_path / "in", tmp_path / "undisturbed", *argv) == 0
+    for u in utterances[2:7]:
+        fail(u)
+    capsys.readouterr()
+    assert run(tmp_path / "in", tmp_path / "out", *argv) == 1
+    line = one_line(capsys)
+    assert "5 utterances could not be read, more than --max-quarantined 4; the first: " in line
+    assert "Input/output error" in line and line.endswith("the same command tries them again")
+    assert not (tmp_path / "out" / "index.parquet").exists()
+    kept = [json.loads(path.read_bytes()) for path in (tmp_path / "out" / PARTS).rglob("*.json")]
+    assert all(record["utterances"] and not record["dropped"] for record in kept)
+    for u in utterances[2:7]:
+        mend(u)
+    assert run(tmp_path / "in", tmp_path / "out", *argv) == 0
+    assert len(list((tmp_path / "out").glob("*.tar"))) > 3
+    assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
+
+
+def test_what_a_killed_run_with_a_higher_limit_quarantined_is_tried_again(
+    tmp_path: Path, corpus: Corpus, hasty: None
+) -> None:
+    utterances = corpus(tmp_path / "in", 8, duration_s=0.2)
+    for u in utterances[:3]:
+        fail(u)
+    in_the_way = tmp_path / "out" / "dropped.parquet"
+    in_the_way.mkdir(parents=True)  # the run ends when its shards are finished
+    argv = ("--shard-size", "0.02", "--force")
+    assert run(tmp_path / "in", tmp_path / "out", *argv, "--max-quarantined", "3") == 1
+    assert len(list((tmp_path / "out" / PARTS).rglob("*.json"))) > 1
+    in_the_way.rmdir()
+    for u in utterances[:3]:
+        mend(u)
+    assert run(tmp_path / "in", tmp_path / "out", *argv, "--max-quarantined", "2") == 0
+    assert len(pq.read_table(tmp_path / "out" / "index.parquet")) == 8
+
+
+def test_as_many_may_fail_as_the_user_says(tmp_path: Path, corpus: Corpus, hasty: None) -> None:
+    utterances = corpus(tmp_path / "in", 16)
+    for u in utterances[:12]:
+        fail(u)
+    assert run(tmp_path / "in", tmp_path / "out") == 1  # 10, unless there are more than 10,000 utterances
+    assert run(tmp_path / "in", tmp_path / "out", "--max-quarantined", "12") == 0
+    assert len(pq.read_table(tmp_path / "out" / "dropped.parquet")) == 12
+
+
 DISK_FULL = """
 import shutil, subprocess, sys
 from pathlib import Path
@@ -284,7 +436,7 @@ kept = [path.name for path in (disk / "out").rglob("*") if path.is_file()]
 second = main(argv)
 shutil.copytree(disk / "out", sys.argv[3])
 staged = [name for name in kept if name.startswith(".writing")]
-print(f"exit {first}, then {second}; staged: {staged}; parts: {any(name.endswith('-00000') for name in kept)}")
+print(f"exit {first}, then {second}; staged: {staged}; shards: {sum(name.endswith('.tar') for name in kept)}")
 """
 
 
@@ -295,12 +447,12 @@ def test_a_full_disk_is_one_clear_line_and_a_repeat_goes_on(tmp_path: Path, corp
     probe = [*namespace, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "disk")]
     if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("no mount namespaces for this user here")
-    corpus(tmp_path / "in", 2 * PART_UTTERANCES, duration_s=0.4)
+    corpus(tmp_path / "in", 64, duration_s=0.4)
     argv = [str(tmp_path / "in"), str(tmp_path / "disk"), str(tmp_path / "copied")]
     done = subprocess.run([*namespace, sys.executable, "-c", DISK_FULL, *argv], capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
     assert line.endswith("no space left on the device; free some and repeat the command, it goes on from here")
-    assert done.stdout.splitlines()[-1] == "exit 1, then 0; staged: []; parts: True"
+    assert done.stdout.splitlines()[-1] == "exit 1, then 0; staged: []; shards: 2"
     assert run(tmp_path / "in", tmp_path / "out", "--shard-size", "0.2") == 0
     assert files(tmp_path / "copied") == files(tmp_path / "out")
 
@@ -313,6 +465,10 @@ def test_a_full_disk_is_one_clear_line_and_a_repeat_goes_on(tmp_path: Path, corp
         (["--shard-size", "inf"], "--shard-size must be above 0 and finite"),
         (["--workers", "-1"], "--workers 0 or more"),
         (["--frontend", "defualt"], "did you mean default?"),
+        (["--augment", "sped"], "did you mean speed?"),
+        (["--augment", "speed", "--copies", "0"], "--copies must be 1 or more"),
+        (["--copies", "2"], "needs --augment NAME"),
+        (["--max-quarantined", "-1"], "--max-quarantined must be 0 or more"),
         (["--splits", "dev-other"], "no split dev-other; there are train"),
         (["--manifest", "nowhere"], "nowhere/manifest.parquet: no such manifest"),
     ],

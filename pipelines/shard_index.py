@@ -1,0 +1,130 @@
+"""The end of a shard set: index, statistics and lists, from what the writers of its shards left.
+
+The rows of the index are copied shard by shard: a million are never in memory together.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests import parquet, storage
+from manifests.schema import DROPPED_SCHEMA
+from pipelines.shard_plan import Place, Recipe, Shard, safe_split
+from shards import index
+from shards.index import Moments
+
+GROUP_ROWS = 1 << 16  # of a row group: a column of a million rows is read in 16 pieces
+READERS = 16  # files that are asked for at once: a store takes tens of milliseconds for each
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+Planned = Sequence[tuple[Shard, Place]]
+
+
+@dataclass(slots=True)
+class Split:
+    """What a split came to."""
+
+    moments: Moments
+    utterances: int = 0
+    bytes: int = 0
+    tars: list[str] = field(default_factory=list)  # their names, in order
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a shard set came to."""
+
+    splits: dict[str, Split] = field(default_factory=dict)
+    dropped: list[pa.Table] = field(default_factory=list)
+    used: list[Place] = field(default_factory=list)  # shards that are not empty
+
+
+def in_turn(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+    """`work` of each item, in order, READERS at a time: no more results than that wait."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(items), READERS):
+            yield from pool.map(work, items[start : start + READERS])
+
+
+def total(planned: Planned, recipe: Recipe) -> Totals:
+    """Add up the records of finished shards."""
+    totals = Totals()
+    records = in_turn(_record, [place for _, place in planned])
+    for (shard, place), record in zip(planned, records, strict=True):
+        if record["dropped"]:
+            totals.dropped.append(pa.Table.from_pylist(record["dropped"], schema=DROPPED_SCHEMA))
+        if record["utterances"]:
+            split = totals.splits.setdefault(shard.split, Split(Moments.zero(recipe.spec.mels)))
+            split.moments = split.moments.add(Moments.from_json(record["moments"]))
+            split.utterances += record["utterances"]
+            split.bytes += record["bytes"]
+            split.tars.append(storage.name(place.uri))
+            totals.used.append(place)
+    return totals
+
+
+def _record(place: Place) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(storage.read_bytes(place.record_uri))
+    return record
+
+
+def write_index(out: str, totals: Totals, recipe: Recipe) -> None:
+    """Everything that stands beside the tars."""
+    with (
+        storage.atomic_write(storage.join(out, index.INDEX)) as file,
+        pq.ParquetWriter(file, index.SCHEMA, compression="zstd") as writer,
+    ):
+        for rows in _grouped(in_turn(lambda place: parquet.read(place.rows_uri), totals.used)):
+            writer.write_table(rows, row_group_size=len(rows))
+    dropped = pa.concat_tables([*totals.dropped, DROPPED_SCHEMA.empty_table()])
+    parquet.write(storage.join(out, parquet.DROPPED), dropped)
+    moments = {name: split.moments for name, split in totals.splits.items()}
+    stats = json.dumps(index.stats_json(recipe.spec, moments, recipe.content), indent=1)
+    storage.write_text(storage.join(out, index.STATS), stats + "\n")
+    for name, split in totals.splits.items():
+        _write_list(storage.join(out, f"urls-{safe_split(name)}.txt"), split.tars)
+    _write_list(storage.join(out, index.URLS), [tar for split in totals.splits.values() for tar in split.tars])
+
+
+def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of at least GROUP_ROWS, but for the last."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= GROUP_ROWS:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _write_list(uri: str, names: list[str]) -> None:
+    storage.write_text(uri, "".join(f"{name}\n" for name in names))
+
+
+def summary(totals: Totals, recipe: Recipe) -> dict[str, Any]:
+    """What step.json keeps and --json prints."""
+    reasons: dict[str, dict[str, float]] = {}
+    for table in totals.dropped:
+        for row in table.select(["reason", "duration_s"]).to_pylist():
+            reason = reasons.setdefault(row["reason"], {"utterances": 0, "hours": 0.0})
+            reason["utterances"] += 1
+            reason["hours"] += row["duration_s"] / 3600
+    splits = {
+        name: {
+            "utterances": split.utterances,
+            "hours": round(split.moments.frames * recipe.spec.frame_s / 3600, 4),
+            "shards": len(split.tars),
+            "bytes": split.bytes,
+        }
+        for name, split in totals.splits.items()
+    }
+    return {
+        "splits": splits, "dropped": reasons, "content": recipe.content.name, "fingerprint": recipe.spec.fingerprint,
+    }  # fmt: skip
