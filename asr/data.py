@@ -1,9 +1,12 @@
-"""From planned batches to tensors: read, augment, splice, pad, in a thread that works ahead of the trainer."""
+"""From planned batches to tensors: read, augment, splice, pad, in threads that work ahead of the trainer.
 
-import hashlib
-import queue
-import threading
-from collections.abc import Callable, Iterator
+Legend of shape suffixes: b examples, n samples, t frames, f mels, u tokens.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,119 +15,180 @@ from torch import Tensor
 
 from asr import augment
 from asr.augment import AugmentConfig
-from asr.tokenizer import Tokenizer
-from shards.index import ShardSet
+from asr.corpus import Corpus
+from asr.device_frontend import logmel
+from asr.missing import Missing
+from asr.source import AudioError
+from manifests import storage
 from shards.plan import Plan
-from shards.reader import Reader
+from shards.spec import FrontendSpec
 
-AHEAD = 4  # batches ready before they are asked for
+AHEAD = 4  # batches ready before they are asked for, beside the one that each thread works on
+PREFETCH_SHARDS = 256  # at most, named to the cache at a time; it fetches as far ahead as it has room
+PREFETCH_STEPS = 200  # after which the cache is told anew what comes next
+CPU = torch.device("cpu")
+_DTYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, np.dtype(np.int64): torch.int64}
 
 
 @dataclass
 class Batch:
-    """The index rows of padded examples, their raw features [b, t, f] and tokens [b, u], and the lengths of both."""
+    """Padded examples. Of `feats_btf` (float16 or float32, not normalised) and `samples_bn` one is there.
 
-    rows: list[np.ndarray]
-    feats_btf: Tensor
-    lens_b: Tensor
+    A batch that has lost all its examples to missing shards has no `rows` and no weight; it holds a frame of zeros.
+    """
+
+    rows: list[np.ndarray]  # of the index; of each example those that are spliced to it
+    lens_b: Tensor  # frames
     targets_bu: Tensor
     target_lens_b: Tensor
-
-
-class Corpus:
-    """A shard set with its texts as tokens, and only those of its rows that a model can be trained on."""
-
-    def __init__(self, shards: ShardSet, tokenizer: Tokenizer) -> None:
-        self.shards = shards
-        self.spec = shards.spec
-        self.texts: list[str] = shards.column("text")
-        self.tokens = [np.array(ids, np.int64) for ids in tokenizer.encode_batch(self.texts)]
-        self.token_lens = np.array([len(ids) for ids in self.tokens], np.int64)
-        self._reader = Reader(shards)
+    feats_btf: Tensor | None = None
+    samples_bn: Tensor | None = None
+    sample_lens_b: Tensor | None = None
+    missing: int = 0  # utterances left out, as their shards cannot be read
 
     @property
-    def fingerprint(self) -> str:
-        """12 hex digits of what is trained on: the shards' hashes and the rows chosen of them."""
-        table = self.shards.table
-        seen = [table.num_rows, *sorted(set(table.column("shard_sha256").to_pylist()))]
-        return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
+    def weight(self) -> float:
+        return 1.0 if self.rows else 0.0
 
-    def usable(self, encoder_frames: Callable[[np.ndarray], np.ndarray], max_frames: int) -> tuple[np.ndarray, dict]:
-        """Rows to train on, and how many are left out for which reason. `encoder_frames` is of feature frames."""
-        frames = self.shards.frames
-        too_long = frames > max_frames
-        crowded = (self.token_lens > encoder_frames(frames)) & ~too_long
-        rows = np.flatnonzero(~too_long & ~crowded)
-        return rows, {"too long": int(too_long.sum()), "more tokens than encoder frames": int(crowded.sum())}
-
-    def features(self, row: int) -> np.ndarray:
-        """Float32 [t, f]."""
-        return self._reader.features(row).astype(np.float32)
-
-    def batch(self, examples: list[np.ndarray], config: AugmentConfig | None, rng: np.random.Generator) -> Batch:
-        """Examples to tensors; each is the rows that are spliced to it. No config means no augmentation."""
-        feats = [self._example(rows, config, rng) for rows in examples]
-        tokens = [np.concatenate([self.tokens[r] for r in rows]) for rows in examples]
-        lens, target_lens = (np.array([len(x) for x in xs], np.int64) for xs in (feats, tokens))
-        feats_btf = np.zeros((len(feats), lens.max(), self.spec.mels), np.float32)
-        targets_bu = np.zeros((len(feats), max(1, target_lens.max())), np.int64)
-        for b, (f, t) in enumerate(zip(feats, tokens, strict=True)):
-            feats_btf[b, : len(f)] = f
-            targets_bu[b, : len(t)] = t
-        padded = (torch.from_numpy(x) for x in (feats_btf, lens, targets_bu, target_lens))
-        return Batch(examples, *padded)
-
-    def _example(self, rows: np.ndarray, config: AugmentConfig | None, rng: np.random.Generator) -> np.ndarray:
-        if config is None:
-            return np.concatenate([self.features(r) for r in rows])
-        pieces = [augment.utterance(self.features(r), config, self.spec, rng) for r in rows]
-        if config.gap_s:
-            gaps = [augment.gap(p, config.gap_s, self.spec, rng) for p in [pieces[0], *pieces]]
-            pieces = [gaps[0], *(x for pair in zip(pieces, gaps[1:], strict=True) for x in pair)]
-        return np.concatenate(pieces)
+    def features(self, device: torch.device, spec: FrontendSpec) -> tuple[Tensor, Tensor]:
+        """Float32 [b, t, f] and frames [b] on the device. Of samples, log-mel is made there."""
+        if self.feats_btf is not None:
+            return self.feats_btf.to(device, non_blocking=True).float(), self.lens_b.to(device, non_blocking=True)
+        assert self.samples_bn is not None and self.sample_lens_b is not None
+        lens_b = self.sample_lens_b.to(device, non_blocking=True)
+        return logmel(self.samples_bn.to(device, non_blocking=True), lens_b, spec)
 
 
-def batches(
-    corpus: Corpus,
-    usable: np.ndarray,
-    plan: Plan,
-    rank: int,
-    first_step: int,
-    config: AugmentConfig | None,
-    seed: tuple,
-) -> Iterator[Batch]:
-    """The batches of one rank from `first_step` on. An error in the reading thread is raised here.
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """What a rank is fed with in an epoch, as a function of the step, whichever thread asks for it and when.
 
-    Plan rows are positions in `usable`. Augmentation of a step is seeded by (seed, step, rank) and nothing else.
+    Plan rows are positions in `rows`, which are rows of the corpus. Augmentation of a step is seeded by (seed, step,
+    rank) and nothing else; no config means none.
     """
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
-    stop = threading.Event()
 
-    def put(item: Batch | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+    corpus: Corpus
+    rows: np.ndarray
+    plan: Plan
+    rank: int
+    augment: AugmentConfig | None
+    seed: Sequence[int]
+    missing: Missing
+    device: torch.device = CPU  # that batches go to: for CUDA in pinned memory, so that copies overlap with its work
 
-    def work() -> None:
-        try:
-            for step in range(first_step, plan.steps):
-                if stop.is_set():
-                    return
-                rng = np.random.default_rng([*seed, step, rank])
-                put(corpus.batch([usable[rows] for rows in plan.batch(step, rank)], config, rng))
-            put(None)
-        except BaseException as err:
-            put(err)
+    def planned(self, step: int) -> list[np.ndarray]:
+        """Rows of the corpus, of each example."""
+        return [self.rows[rows] for rows in self.plan.batch(step, self.rank)]
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    def batch(self, step: int) -> Batch:
+        """Raises OSError, EOFError or ValueError for a shard that cannot be read and is not allowed to be missing."""
+        corpus, planned = self.corpus, self.planned(step)
+        plain = self.augment is None or not _changes_utterances(self.augment)
+        has_features = corpus.shards.content.features is not None
+        as_samples = plain and not has_features and all(len(rows) == 1 for rows in planned)
+        read = corpus.samples if as_samples else corpus.stored if plain and has_features else corpus.features
+        rows, pieces, texts = self._read(planned, read)
+        missing = sum(map(len, planned)) - sum(map(len, rows))
+        if not plain and self.augment is not None:
+            rng = np.random.default_rng([*self.seed, step, self.rank])
+            pieces = [_augmented(example, self.augment, corpus.spec, rng) for example in pieces]
+        if not rows:
+            as_samples, pieces, texts = False, [[np.zeros((1, corpus.spec.mels), np.float32)]], [[]]
+        pinned = self.device.type == "cuda"
+        targets_bu, target_lens_b = _padded(self._tokens(texts), pinned)
+        inputs, lens_b = _padded(pieces, pinned)
+        if not as_samples:
+            return Batch(rows, lens_b, targets_bu, target_lens_b, feats_btf=inputs, missing=missing)
+        frames_b = torch.tensor([corpus.spec.num_frames(n) for n in lens_b.tolist()])
+        return Batch(rows, frames_b, targets_bu, target_lens_b, None, inputs, lens_b, missing)
+
+    def _read(
+        self, planned: list[np.ndarray], read: Callable[[int], np.ndarray]
+    ) -> tuple[list[np.ndarray], list[list[np.ndarray]], list[list[str]]]:
+        """Rows, input and texts of the examples, without the rows that lie in missing shards."""
+        text, shard, lost = self.corpus.text, self.corpus.shards.shard, self.missing.lost
+        examples = []
+        for rows in planned:
+            found = []
+            for row in rows.tolist():
+                if lost[shard[row]]:
+                    continue
+                try:
+                    found.append((row, read(row), text(row)))
+                except (OSError, EOFError, AudioError) as err:
+                    self.missing.add(int(shard[row]), err)
+            if found:
+                examples.append(tuple(zip(*found, strict=True)))
+        return ([np.array(rows) for rows, _, _ in examples], [list(pieces) for _, pieces, _ in examples],
+                [list(texts) for _, _, texts in examples])  # fmt: skip
+
+    def _tokens(self, texts: list[list[str]]) -> list[list[np.ndarray]]:
+        flat = iter(self.corpus.tokens([text for example in texts for text in example]))
+        return [[np.array(next(flat), np.int64) for _ in example] or [np.zeros(0, np.int64)] for example in texts]
+
+
+def _changes_utterances(config: AugmentConfig) -> bool:
+    """Whether there is more to do than masks, which are made on the device."""
+    strengths = (config.speed, config.vocal_tract, config.noise_db, config.gain_db)
+    return config.gap_s > 0 or (config.share > 0 and any(strengths))
+
+
+def _augmented(
+    pieces: list[np.ndarray], config: AugmentConfig, spec: FrontendSpec, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """The utterances [t, f] of an example, changed, and what comes before, between and after them."""
+    pieces = [augment.utterance(piece, config, spec, rng) for piece in pieces]
+    if config.gap_s:
+        gaps = [augment.gap(p, config.gap_s, spec, rng) for p in [pieces[0], *pieces]]
+        pieces = [gaps[0], *itertools.chain.from_iterable(zip(pieces, gaps[1:], strict=True))]
+    return pieces
+
+
+def _padded(examples: list[list[np.ndarray]], pinned: bool) -> tuple[Tensor, Tensor]:
+    """Each example's pieces one behind the other and zeros after them: [b, longest, ...], and the lengths [b].
+
+    numpy copies float16 at 2,000,000 x real time; copying and casting in one go takes 9 (torch) to 27 times as long.
+    """
+    lens = [sum(map(len, pieces)) for pieces in examples]
+    first = examples[0][0]
+    shape = (len(examples), max(1, *lens), *first.shape[1:])
+    padded = torch.empty(shape, dtype=_DTYPES[first.dtype], pin_memory=pinned)
+    for row, pieces in zip(padded.numpy(), examples, strict=True):
+        at = 0
+        for piece in pieces:
+            row[at : at + len(piece)] = piece
+            at += len(piece)
+        row[at:] = 0
+    lens_b = torch.tensor(lens)
+    return padded, lens_b.pin_memory() if pinned else lens_b
+
+
+def batches(feed: Feed, first_step: int, threads: int = 1) -> Generator[Batch, None, None]:
+    """The batches from `first_step` on, in order. What goes wrong in a thread is raised here.
+
+    Who stops earlier, by an error or Ctrl-C, is not kept waiting: a thread may hang in a transfer for minutes. Each
+    ends after the batch that it is at.
+    """
+    remote = not all(storage.is_local(file.url) for file in feed.corpus.shards.files)
+
+    def work(step: int) -> Batch:
+        if remote and (step - first_step) % PREFETCH_STEPS == 0:
+            needed = feed.plan.shards_needed(step, feed.rank)
+            feed.corpus.prefetch(list(itertools.islice(needed, PREFETCH_SHARDS)))
+        return feed.batch(step)
+
+    def begin() -> None:
+        if feed.device.type == "cuda":  # else it pins memory for the first GPU, of which each process takes a part then
+            torch.cuda.set_device(feed.device)
+
+    pool = ThreadPoolExecutor(threads, "loader", initializer=begin)
+    waiting: deque[Future[Batch]] = deque()
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        for step in range(first_step, feed.plan.steps):
+            waiting.append(pool.submit(work, step))
+            if len(waiting) == AHEAD + threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr import checkpoint, score_page
-from asr.data import Corpus
+from asr.corpus import Corpus, add_cache, open_cache
 from asr.decode import greedy
 from asr.scoring import Scored, count_edits, score
 from asr.tokenizer import Tokenizer
@@ -31,7 +31,7 @@ def recognise(
     texts = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: int(frames[rows[i]]))
     while order:
-        longest = int(frames[rows[order[-1]]])
+        longest = max(1, int(frames[rows[order[-1]]]))
         chosen = order[-max(1, BATCH_FRAMES // longest) :]
         del order[-len(chosen) :]
         feats: list[Tensor] = [torch.from_numpy(corpus.features(rows[i])) for i in chosen]
@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", required=True, metavar="FOLDER", help="runs/<name>/best or …/last")
     parser.add_argument("--shards", required=True, metavar="URLS", help="list of shard URLs, folder, or index.parquet")
     parser.add_argument("--out", metavar="FOLDER", help="for wer.json and wer.html (default: beside the bundle)")
+    add_cache(parser)
     cli.add_json(parser)
     return cli.run(evaluate, parser, argv)
 
@@ -70,7 +71,7 @@ def evaluate(args: argparse.Namespace) -> None:
     shards = open_shards(args.shards)
     mend = "Write the shards again with the bundle's frontend, or take the bundle that was trained on these."
     check_same(bundle.spec, shards.spec, args.bundle, args.shards, mend)
-    corpus = Corpus(shards, bundle.tokenizer)
+    corpus = Corpus(shards, bundle.tokenizer, open_cache(args, shards))
     cli.say(args, f"{len(shards):,} utterances, {shards.hours:.2f} h")
     texts = recognise(bundle.model, bundle.tokenizer, corpus, range(len(shards)), torch.device("cpu"))
     names = ("id", "corpus", "split", "speaker", "duration_s", "text")

@@ -7,18 +7,30 @@ from typing import Literal
 from asr.augment import AugmentConfig
 from asr.transducer import TransducerConfig
 
+MAX_SEED = 2**32 - 1  # torch takes 64 bits, and a step's seed is made of this, the step and the rank
+MAX_WEIGHT = 1000  # an epoch is held in memory: with a weight of a billion there would be none
+
 
 @dataclass(frozen=True)
 class DataConfig:
-    batch_s: float = 240.0  # padded audio in a batch, on each rank
+    """A batch costs its padded audio in seconds x (1 + its padded tokens x token_weight), batch_s at most."""
+
+    batch_s: float = 240.0  # on each rank
     batch_examples: int = 32
+    token_weight: float = 0.0  # cost of a token's joint, relative to that of a frame's encoder
     max_s: float = 20.0  # longer utterances are left out, and counted
     splice: int = 1  # up to this many utterances become one example
     splice_s: float = 0.0  # of at most this length
+    threads: int = 1  # that read ahead; batches and their order do not depend on it
+    mix: dict[str, float] = field(default_factory=dict)  # corpus to how often it comes in an epoch; none: all once
+    mix_temperature: float = 1.0  # above 1 brings the shares of the corpora nearer to each other
 
     def __post_init__(self) -> None:
-        _at_least("data", self, 1, "batch_examples", "splice")
-        _above_0("data", self, "batch_s", "max_s")
+        _at_least("data", self, 1, "batch_examples", "splice", "threads")
+        _above_0("data", self, "batch_s", "max_s", "mix_temperature")
+        _check_weights(self.mix)
+        if not 0 <= self.token_weight < math.inf:
+            raise ValueError(f"data.token_weight is {self.token_weight:g}; it must be 0 or more, and finite")
         if self.splice > 1 and self.splice_s <= 0:
             raise ValueError(
                 f"data.splice is {self.splice}, but with data.splice_s {self.splice_s:g} nothing is spliced"
@@ -58,6 +70,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least("", self, 1, "epochs", "log_steps", "save_steps", "dev_epochs")
         _at_least("", self, 0, "seed", "shortest_first")
+        if self.seed > MAX_SEED:
+            raise ValueError(f"seed is {self.seed}; it must be {MAX_SEED} or less")
 
 
 def _at_least(where: str, config: object, least: int, *names: str) -> None:
@@ -70,3 +84,10 @@ def _above_0(where: str, config: object, *names: str) -> None:
     for name in names:
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{where}.{name} is {getattr(config, name):g}; it must be above 0 and finite")
+
+
+def _check_weights(mix: dict[str, float]) -> None:
+    for name, weight in mix.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 <= weight <= MAX_WEIGHT:
+            raise ValueError(f"data.mix: the weight of {name} is {weight!r}; it must be from 0 to {MAX_WEIGHT}")

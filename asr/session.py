@@ -1,37 +1,35 @@
 """What a training needs before its first step: everything read, checked against each other, and put together."""
 
+from __future__ import annotations
+
 import argparse
 import os
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from asr import checkpoint, data
-from asr.health import METRICS
+from asr import checkpoint, mixing, token_lengths
+from asr.corpus import Corpus, open_cache, usable
 from asr.loss import Precision
+from asr.missing import Missing
+from asr.mixing import Mix
 from asr.recipe import OptimConfig, TrainConfig
+from asr.resume import Position, resume, settle_records, to_resume
 from asr.tokenizer import Tokenizer
 from asr.transducer import Transducer
-from configs import load
+from configs import cli, load
 from manifests import storage
-from shards.index import open_shards
-from shards.plan import Budget, Plan, plan_epoch
+from shards.index import ShardSet, open_shards
+from shards.plan import Budget, Lengths, Plan, plan_epoch
 from shards.spec import FrontendSpec, check_same
 
-
-@dataclass
-class Position:
-    """Where a training is: the next step to take, and what is known so far."""
-
-    epoch: int = 0
-    step: int = 0  # in the epoch
-    total: int = 0
-    best_wer: float | None = None
-    unsaid: dict[str, float] = field(default_factory=dict)  # sums since the last health line
+if TYPE_CHECKING:
+    from shards.cache import Cache
 
 
 @dataclass
@@ -47,42 +45,95 @@ class Session:
     bundle: checkpoint.Bundle
     trained: nn.Module  # the model, or DDP around it
     optimiser: torch.optim.Optimizer
-    corpus: data.Corpus
-    usable: np.ndarray  # rows of the corpus to train on
+    corpus: Corpus
+    rows: np.ndarray  # of the corpus, to train on
+    lengths: Lengths  # of those
+    mix: Mix | None  # None: each comes once an epoch
     left_out: dict[str, int]
-    dev: data.Corpus | None
+    dev: Corpus | None
+    cache: Cache | None
+    missing: Missing
     identity: dict[str, Any]
     position: Position
+    plan: Plan | None = None  # of the present epoch
 
 
 def prepare(args: argparse.Namespace) -> Session:
     """Raises ValueError when inputs do not fit each other, or the run folder holds something else."""
-    config = load.load(TrainConfig, args.config, "train", args.settings)
+    config = _config(args)
     spec = load.load(FrontendSpec, config.frontend, "frontend")
     tokenizer = Tokenizer.load(args.vocab)
-    corpus = _open(args.shards, spec, config, tokenizer)
-    dev = _open(args.dev_shards, spec, config, tokenizer) if args.dev_shards else None
+    sets = [_open(source, spec, config) for source in (args.shards, args.dev_shards) if source]
+    cache = open_cache(args, *sets)
+    corpus, *dev = (Corpus(shards, tokenizer, cache) for shards in sets)
     out = storage.absolute(args.out)
     if not storage.is_local(out):
         raise ValueError(f"--out {args.out}: a run is written to a folder of this machine; copy its bundles from there")
     rank, world, device = _join_ranks()
-    model = _model(config, corpus, tokenizer).to(device)
-    usable, left_out = corpus.usable(model.encoder_frames, round(config.data.max_s / spec.frame_s))
-    if not len(usable):
+    # Others wait while rank 0 counts tokens, perhaps for many minutes; NCCL would call that a hang after ten.
+    patient = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if world > 1 else None
+    missing = Missing(sets[0].files, args.max_missing_shards, world, device)
+    missing.look(rank)
+    for shards in sets[1:]:  # not after the first epoch
+        Missing(shards.files, world=world, device=device).look(rank)
+    tokens, counted = _token_lengths(args, out, sets[0], tokenizer, rank, patient)
+    model = _model(config, sets[0], tokenizer).to(device)
+    rows, left_out = usable(sets[0].frames, tokens, model.encoder_frames, round(config.data.max_s / spec.frame_s))
+    if not len(rows):
         raise ValueError(f"{args.shards}: no utterance to train on; left out: {left_out}")
+    mix = mixing.mix(sets[0], rows, config.data.mix, config.data.mix_temperature)
     precision = _precision(config, device)
-    identity = {"config": asdict(config), "world_size": world, "precision": precision, "vocab": tokenizer.fingerprint,
-                "features": spec.fingerprint, "shards": corpus.fingerprint}  # fmt: skip
+    lengths = Lengths(sets[0].frames[rows], tokens[rows], sets[0].shard[rows])
     bundle = checkpoint.Bundle(model, tokenizer, spec, {"config": asdict(config)})
+    identity = _identity(config, precision, tokenizer, sets[0])
     session = Session(
-        config, out, rank, world, device, precision, bundle, model, _optimiser(model, config.optim), corpus, usable,
-        left_out, dev, identity, Position(),
+        config, out, rank, world, device, precision, bundle, model, _optimiser(model, config.optim), corpus, rows,
+        lengths, mix, left_out, dev[0] if dev else None, cache, missing, identity, Position(world=world),
     )  # fmt: skip
-    epoch_plan(session, session.position.epoch)  # a budget that does not fit is said before the folder is touched
-    _resume_or_start(args, session)
+    fresh = not to_resume(args, out, rank, world)
+    if not fresh:
+        resume(session)
+    if session.position.epoch < config.epochs:
+        session.plan = epoch_plan(session)  # a budget that does not fit is said before the folder is touched
+    settle_records(session, fresh)
+    if counted:
+        token_lengths.save(out, tokens, sets[0], tokenizer)
     if world > 1:
-        session.trained = nn.parallel.DistributedDataParallel(model)
+        # No buffer changes in training, so that none need be sent before each step.
+        session.trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     return session
+
+
+def _config(args: argparse.Namespace) -> TrainConfig:
+    config = load.load(TrainConfig, args.config, "train", args.settings)
+    if args.max_missing_shards < 0:
+        raise ValueError(f"--max-missing-shards {args.max_missing_shards}: must be 0 or more")
+    if args.mix is None:
+        return config
+    return replace(config, data=replace(config.data, mix=mixing.parse(args.mix)))
+
+
+def _identity(config: TrainConfig, precision: Precision, tokenizer: Tokenizer, shards: ShardSet) -> dict[str, Any]:
+    """What must be the same in a resumed run: all that decides its batches and its model. The number of ranks and of
+    threads does not."""
+    values = asdict(config)
+    del values["data"]["threads"]
+    return {"config": values, "precision": precision, "vocab": tokenizer.fingerprint,
+            "features": shards.spec.fingerprint, "shards": shards.fingerprint}  # fmt: skip
+
+
+def _token_lengths(
+    args: argparse.Namespace, out: str, shards: ShardSet, tokenizer: Tokenizer, rank: int, group: Any
+) -> tuple[np.ndarray, bool]:
+    """Int32 [rows], and whether they were counted now, by rank 0, since no earlier run has left them."""
+    lengths = token_lengths.load(out, shards, tokenizer) if rank == 0 else np.empty(len(shards), np.int32)
+    counted = lengths is None
+    if lengths is None:
+        cli.say(args, f"counting the tokens of {len(shards):,} texts")
+        lengths = token_lengths.count(shards, tokenizer)
+    if group is not None:
+        dist.broadcast(torch.from_numpy(lengths), 0, group=group)
+    return lengths, counted
 
 
 def _precision(config: TrainConfig, device: torch.device) -> Precision:
@@ -95,11 +146,10 @@ def _precision(config: TrainConfig, device: torch.device) -> Precision:
     return "bf16" if known.get("avx512_bf16") or known.get("amx_bf16") else "fp32"
 
 
-def _model(config: TrainConfig, corpus: data.Corpus, tokenizer: Tokenizer) -> Transducer:
+def _model(config: TrainConfig, shards: ShardSet, tokenizer: Tokenizer) -> Transducer:
     torch.manual_seed(config.seed)
-    model = Transducer(config.model, corpus.spec.mels, tokenizer.size)
-    moments = corpus.shards.moments
-    model.set_normalisation(torch.from_numpy(moments.mean_f), torch.from_numpy(moments.variance_f))
+    model = Transducer(config.model, shards.spec.mels, tokenizer.size)
+    model.set_normalisation(torch.from_numpy(shards.moments.mean_f), torch.from_numpy(shards.moments.variance_f))
     return model
 
 
@@ -117,7 +167,9 @@ def _join_ranks() -> tuple[int, int, torch.device]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if not cuda and "OMP_NUM_THREADS" not in os.environ:
+    if cuda:
+        torch.cuda.set_device(device)
+    elif "OMP_NUM_THREADS" not in os.environ:
         # Each process its share of the cores: two trainings with two threads each on two cores ran at a tenth of the
         # speed of two with one each, which is why a user's own OMP_NUM_THREADS stays.
         local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -127,103 +179,28 @@ def _join_ranks() -> tuple[int, int, torch.device]:
     return int(os.environ.get("RANK", "0")), world, device
 
 
-def _open(source: str, spec: FrontendSpec, config: TrainConfig, tokenizer: Tokenizer) -> data.Corpus:
+def _open(source: str, spec: FrontendSpec, config: TrainConfig) -> ShardSet:
     shards = open_shards(source)
     mend = f"Write the shards with --frontend {config.frontend}, or train with frontend=NAME of theirs."
     check_same(spec, shards.spec, f"config frontend {config.frontend}", source, mend)
-    return data.Corpus(shards, tokenizer)
+    return shards
 
 
-def epoch_plan(session: Session, epoch: int) -> Plan:
-    """The batches of an epoch over the usable rows; the same on every rank."""
-    config, spec = session.config, session.bundle.spec
+def epoch_plan(session: Session) -> Plan:
+    """The batches of the present epoch, without those that other numbers of ranks took; the same on every rank.
+
+    Raises ValueError for an utterance that fits no batch, or fewer utterances than ranks.
+    """
+    config, position, frame_s = session.config, session.position, session.bundle.spec.frame_s
+    data = config.data
     budget = Budget(
-        round(config.data.batch_s / spec.frame_s), config.data.batch_examples,
-        config.data.splice, round(config.data.splice_s / spec.frame_s),
+        max(1, round(data.batch_s / frame_s)), data.batch_examples, data.token_weight, data.splice,
+        round(data.splice_s / frame_s),
     )  # fmt: skip
-    return plan_epoch(
-        session.corpus.shards.frames[session.usable], budget,
-        seed=config.seed, epoch=epoch, world_size=session.world, shortest_first=epoch < config.shortest_first,
+    times = session.mix.times(config.seed, position.epoch) if session.mix else None
+    plan = plan_epoch(
+        replace(session.lengths, times=times), budget, seed=config.seed, epoch=position.epoch,
+        world_size=session.world, done=position.done, shortest_first=position.epoch < config.shortest_first,
     )  # fmt: skip
-
-
-def save_last(session: Session) -> None:
-    """Checkpoint to <out>/last, by rank 0."""
-    if session.rank == 0:
-        tensors = checkpoint.optimiser_tensors(session.bundle.model, session.optimiser)
-        position = asdict(session.position)
-        facts = {"identity": session.identity, "position": position}
-        known = session.bundle.facts | {key: position[key] for key in ("epoch", "step", "total", "best_wer")}
-        checkpoint.save(storage.join(session.out, "last"), replace(session.bundle, facts=known), (tensors, facts))
-
-
-def _resume_or_start(args: argparse.Namespace, session: Session) -> None:
-    """Load <out>/last, or make room for a new run. Raises ValueError for a folder that holds anything else."""
-    last = storage.join(session.out, "last")
-    if session.rank == 0:
-        for name in ("last", "best"):
-            checkpoint.settle(storage.join(session.out, name))
-    if session.world > 1:
-        dist.barrier()
-    there = storage.exists(last)
-    if there and not args.resume and not args.force:
-        raise ValueError(f"{session.out}: holds a run; say --resume to go on with it, or --force to start over")
-    if there and args.resume:
-        _resume(last, session)
-        return
-    begun = there or storage.exists(storage.join(session.out, METRICS))  # killed before its first checkpoint
-    if not begun and not args.force and next(iter(storage.list_files(session.out)), None) is not None:
-        raise ValueError(f"{session.out}: is not empty and holds no run; choose another --out, or say --force "
-                         "to put a run beside what is there")  # fmt: skip
-    if session.world > 1:
-        dist.barrier()  # all ranks have looked before rank 0 clears the folder
-    if session.rank == 0:
-        _clear(session.out, session.world)
-
-
-def _resume(last: str, session: Session) -> None:
-    tensors, facts = checkpoint.load_training(last)
-    _check_same_run(last, facts["identity"], session.identity)
-    session.bundle.model.load_state_dict(checkpoint.load(last).model.state_dict())
-    checkpoint.restore_optimiser(session.bundle.model, session.optimiser, tensors)
-    session.position = Position(**facts["position"])
-
-
-def _clear(out: str, world: int) -> None:
-    """Delete what a run leaves, and nothing else: the folder may hold the work of years."""
-    for name in ("last", "best"):
-        if storage.exists(storage.join(out, name, checkpoint.FACTS)):
-            storage.delete_folder(storage.join(out, name))
-    for name in (METRICS, "evaluation/wer.json", "evaluation/wer.html"):
-        storage.delete(storage.join(out, name))
-    for rank in range(world):
-        storage.delete(not_finite_uri(out, rank))
-    for uri, _ in list(storage.list_files(storage.join(out, "tensorboard"))):
-        if storage.name(uri).startswith("events.out.tfevents"):
-            storage.delete(uri)
-
-
-def not_finite_uri(out: str, rank: int) -> str:
-    """Where the utterances of a batch without a finite gradient are named."""
-    return storage.join(out, f"not-finite-rank{rank}.txt")
-
-
-def _check_same_run(last: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raises ValueError that names what differs between a checkpoint and what was asked for now."""
-    then, now = _flat(theirs), _flat(ours)
-    differing = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
-    if differing:
-        what = ", ".join(f"{key.removeprefix('config.')} {then.get(key)} then, {now.get(key)} now" for key in differing)
-        raise ValueError(f"{last}: was trained otherwise: {what}; give the same again, another --out, or "
-                         "--force in place of --resume")  # fmt: skip
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots; sequences as lists, so that JSON's and ours compare."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+    position.plan_steps = plan.steps
+    return plan

@@ -1,29 +1,19 @@
 """Small real parts: a vocab, a random model that has something to say, a bundle, a shard set."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
+from toys import TEXTS, Toy, row_features, write_toys
 
 from asr import tokenizer
 from asr.checkpoint import Bundle
 from asr.tokenizer import Tokenizer
 from asr.transducer import BLANK, Transducer, TransducerConfig
-from manifests import parquet, storage
-from manifests.schema import Utterance
-from shards import index
-from shards.index import Moments
 from shards.spec import FrontendSpec
-from shards.writer import BLOCK, END, HEADER_BYTES, member, npy
 
-TEXTS = ["the cat sat on the mat", "the dog saw the cat", "a cat and a dog", "on a mat sat a dog", "the mat"]
 MakeModel = Callable[..., Transducer]
 
 
@@ -92,45 +82,11 @@ def hum() -> np.ndarray:
 def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shard set of 24 utterances in three shards, 8 mels.
 
-    The frames of row r are numbered: mel f of frame t is r + t / 64 + f / 1024, small enough to be exact in float16.
+    The frames of row r are numbered: mel f of frame t is r % 4 + t / 64 + f / 512, small enough to be exact in
+    float16.
     """
     folder = tmp_path_factory.mktemp("shards")
-    spec = FrontendSpec(mels=8)
-    lengths = np.random.default_rng(5).integers(30, 60, 24)
-    rows: list[dict[str, Any]] = []
-    for shard in range(3):
-        rows += _write_shard(folder / f"train-{shard:05d}.tar", lengths, range(shard * 8, shard * 8 + 8))
-    parquet.write(str(folder / index.INDEX), pa.Table.from_pylist(rows, schema=index.SCHEMA))
-    frames = np.concatenate([row_features(r, n) for r, n in enumerate(lengths)]).astype(np.float64)
-    moments = Moments(len(frames), frames.sum(0), (frames**2).sum(0))
-    storage.write_text(str(folder / index.STATS), json.dumps(index.stats_json(spec, {"train": moments})))
+    lengths = np.random.default_rng(5).integers(30, 60, 24).tolist()
+    toys = [Toy(f"u{r}", TEXTS[r % len(TEXTS)], row_features(r, n)) for r, n in enumerate(lengths)]
+    write_toys(folder, toys, FrontendSpec(mels=8), "logmel", per_shard=8)
     return folder
-
-
-def row_features(row: int, frames: int) -> np.ndarray:
-    """Float16 [frames, 8]."""
-    return (row % 4 + np.arange(frames)[:, None] / 64 + np.arange(8) / 1024).astype(np.float16)
-
-
-def _write_shard(path: Path, lengths: np.ndarray, numbers: range) -> list[dict[str, Any]]:
-    data = b""
-    rows = []
-    for number in numbers:
-        frames = int(lengths[number])
-        text = TEXTS[number % len(TEXTS)]
-        features, words = (
-            member(f"u{number}.npy", npy(row_features(number, frames))),
-            member(f"u{number}.txt", text.encode()),
-        )
-        utterance = Utterance(
-            f"u{number}", "made", "train", "en", "s", "x.wav", 0.0, frames / 100, 16000, 1, text, text, "", ""
-        )
-        rows.append(asdict(utterance) | {
-            "frames": frames, "shard": path.name,
-            "feature_offset": len(data) + BLOCK + HEADER_BYTES, "feature_length": frames * 16,
-            "text_offset": len(data) + len(features) + BLOCK, "text_length": len(text),
-        })  # fmt: skip
-        data += features + words
-    storage.write_bytes(str(path), data + END)
-    whole = {"shard_bytes": len(data + END), "shard_sha256": hashlib.sha256(data + END).hexdigest()}
-    return [row | whole for row in rows]

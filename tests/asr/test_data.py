@@ -2,21 +2,31 @@
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toys import TEXTS, Toy, flac, row_features, write_toys
 
 from asr import data
 from asr.augment import AugmentConfig
-from asr.data import AHEAD, Batch, Corpus
+from asr.corpus import Corpus, usable
+from asr.data import AHEAD, Batch, Feed
+from asr.frontend import logmel
+from asr.missing import Missing
 from asr.tokenizer import Tokenizer
+from manifests import storage
+from shards.cache import Cache
 from shards.index import open_shards
-from shards.plan import Budget, Plan, plan_epoch
+from shards.plan import Budget, Lengths, plan_epoch
+from shards.spec import FrontendSpec
 
 STRONG = AugmentConfig(speed=0.1, vocal_tract=0.1, gain_db=6.0, noise_db=10.0, gap_s=0.2)
+MASKS = AugmentConfig(time_masks=2, mel_masks=1)
 SEED = (3, 1)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -24,13 +34,23 @@ def corpus(shard_folder: Path, vocab: Tokenizer) -> Corpus:
     return Corpus(open_shards(str(shard_folder)), vocab)
 
 
-def plan_of(corpus: Corpus, usable: np.ndarray, world_size: int = 1, splice: int = 2) -> Plan:
-    budget = Budget(batch_frames=400, batch_examples=4, splice=splice, splice_frames=130)
-    return plan_epoch(corpus.shards.frames[usable], budget, seed=1, epoch=0, world_size=world_size)
-
-
-def all_rows(corpus: Corpus) -> np.ndarray:
-    return np.arange(len(corpus.shards))
+def feed_of(
+    corpus: Corpus,
+    rows: np.ndarray | None = None,
+    augment: AugmentConfig | None = None,
+    world_size: int = 1,
+    rank: int = 0,
+    splice: int = 2,
+    examples: int = 4,
+    allowed: int = 0,
+) -> Feed:
+    rows = np.arange(len(corpus.shards)) if rows is None else rows
+    budget = Budget(batch_frames=400, batch_examples=examples, splice=splice, splice_frames=130)
+    frames, shard = corpus.shards.frames[rows], corpus.shards.shard[rows]
+    plan = plan_epoch(
+        Lengths(frames, np.ones(len(rows), np.int32), shard), budget, seed=1, epoch=0, world_size=world_size
+    )
+    return Feed(corpus, rows, plan, rank, augment, SEED, Missing(corpus.shards.files, allowed))
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -38,132 +58,241 @@ def same(one: Batch, other: Batch) -> bool:
     return all(torch.equal(a, b) for a, b in tensors) and all(map(np.array_equal, one.rows, other.rows))
 
 
-def test_features_are_those_in_the_shards(corpus: Corpus, shard_folder: Path) -> None:
+def rows_in(batches: list[Batch]) -> list[int]:
+    return [row for batch in batches for rows in batch.rows for row in rows.tolist()]
+
+
+def test_features_are_those_in_the_shards(corpus: Corpus) -> None:
     for row, frames in enumerate(corpus.shards.frames):
-        expected = row % 4 + np.arange(frames)[:, None] / 64 + np.arange(8) / 1024
         feats_tf = corpus.features(row)
         assert feats_tf.dtype == np.float32
-        np.testing.assert_array_equal(feats_tf, expected.astype(np.float16).astype(np.float32))
-
-
-def test_tokens_give_the_texts_back(corpus: Corpus, vocab: Tokenizer) -> None:
-    assert [vocab.decode(ids.tolist()) for ids in corpus.tokens] == corpus.texts
-    assert corpus.token_lens.tolist() == [len(ids) for ids in corpus.tokens]
+        np.testing.assert_array_equal(feats_tf, row_features(row, frames))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_batches_are_what_the_plan_says(corpus: Corpus, world_size: int) -> None:
-    usable = np.arange(2, 24)  # positions in the plan are not rows of the index
-    plan = plan_of(corpus, usable, world_size)
+    rows = np.arange(2, 24)  # positions in the plan are not rows of the index
     seen: list[int] = []
     for rank in range(world_size):
-        batches = list(data.batches(corpus, usable, plan, rank, 0, None, SEED))
-        assert len(batches) == plan.steps
+        feed = feed_of(corpus, rows, world_size=world_size, rank=rank)
+        batches = list(data.batches(feed, 0))
+        assert len(batches) == feed.plan.steps
         for step, batch in enumerate(batches):
-            expected = [usable[rows].tolist() for rows in plan.batch(step, rank)]
-            assert [rows.tolist() for rows in batch.rows] == expected
-            seen += [row for rows in expected for row in rows]
-    assert sorted(seen) == usable.tolist()
+            expected = [rows[positions].tolist() for positions in feed.plan.batch(step, rank)]
+            assert [r.tolist() for r in batch.rows] == expected
+        seen += rows_in(batches)
+    assert sorted(seen) == rows.tolist()
 
 
-def test_spliced_examples_join_features_and_tokens_in_order(corpus: Corpus) -> None:
-    plan = plan_of(corpus, all_rows(corpus), splice=3)
+def test_spliced_examples_join_features_and_tokens_in_order(corpus: Corpus, vocab: Tokenizer) -> None:
     spliced = 0
-    for batch in data.batches(corpus, all_rows(corpus), plan, 0, 0, None, SEED):
+    for batch in data.batches(feed_of(corpus, splice=3), 0):
+        feats_btf, lens_b = batch.features(CPU, corpus.spec)
+        assert feats_btf.dtype == torch.float32
         for b, rows in enumerate(batch.rows):
             feats_tf = np.concatenate([corpus.features(r) for r in rows])
-            tokens_u = np.concatenate([corpus.tokens[r] for r in rows])
-            assert (int(batch.lens_b[b]), int(batch.target_lens_b[b])) == (len(feats_tf), len(tokens_u))
-            np.testing.assert_array_equal(batch.feats_btf[b, : len(feats_tf)], feats_tf)
+            tokens_u = np.concatenate([vocab.encode(TEXTS[r % len(TEXTS)]) for r in rows])
+            assert (int(lens_b[b]), int(batch.target_lens_b[b])) == (len(feats_tf), len(tokens_u))
+            np.testing.assert_array_equal(feats_btf[b, : len(feats_tf)], feats_tf)
             np.testing.assert_array_equal(batch.targets_bu[b, : len(tokens_u)], tokens_u)
-            assert not batch.feats_btf[b, len(feats_tf) :].any() and not batch.targets_bu[b, len(tokens_u) :].any()
+            assert not feats_btf[b, len(feats_tf) :].any() and not batch.targets_bu[b, len(tokens_u) :].any()
             spliced += len(rows) > 1
     assert spliced > 2
 
 
+def test_features_stay_in_half_precision_until_they_are_on_the_device(corpus: Corpus) -> None:
+    """Half the bytes to copy; with masks alone, which are made on the device, too."""
+    for augment in (None, MASKS):
+        batch = next(data.batches(feed_of(corpus, augment=augment), 0))
+        assert batch.feats_btf is not None and batch.feats_btf.dtype == torch.float16
+
+
 def test_gaps_go_before_between_and_after(corpus: Corpus) -> None:
     """The pieces themselves are unchanged and in order; what is between them is background, at most gap_s each."""
-    rows = np.array([4, 9, 2])
-    config = AugmentConfig(share=0.0, gap_s=0.2)
-    batch = corpus.batch([rows], config, np.random.default_rng(8))
-    (feats_tf,) = batch.feats_btf.numpy()
-    at, gaps = 0, []
-    for row in rows:
-        piece_tf = corpus.features(row)
-        places = range(at, len(feats_tf) - len(piece_tf) + 1)
-        found = next(p for p in places if np.array_equal(feats_tf[p : p + len(piece_tf)], piece_tf))
-        gaps.append(found - at)
-        at = found + len(piece_tf)
-    gaps.append(len(feats_tf) - at)
-    assert all(0 <= gap <= 20 for gap in gaps) and sum(gap > 0 for gap in gaps) >= 3
+    feed = feed_of(corpus, augment=AugmentConfig(share=0.0, gap_s=0.2), splice=3)
+    lengths = []
+    for batch in data.batches(feed, 0):
+        assert batch.feats_btf is not None
+        for rows, example_tf, length in zip(batch.rows, batch.feats_btf.numpy(), batch.lens_b.tolist(), strict=True):
+            at, gaps = 0, []
+            for row in rows:
+                piece_tf = corpus.features(row)
+                places = range(at, length - len(piece_tf) + 1)
+                found = next(p for p in places if np.array_equal(example_tf[p : p + len(piece_tf)], piece_tf))
+                gaps.append(found - at)
+                at = found + len(piece_tf)
+            lengths += [*gaps, length - at]
+    assert all(0 <= gap <= 20 for gap in lengths) and sum(gap > 0 for gap in lengths) > 24
 
 
-@pytest.mark.parametrize("config", [None, STRONG], ids=["plain", "augmented"])
-def test_resuming_gives_the_same_batches(corpus: Corpus, config: AugmentConfig | None) -> None:
-    plan = plan_of(corpus, all_rows(corpus))
-    whole = list(data.batches(corpus, all_rows(corpus), plan, 0, 0, config, SEED))
-    assert plan.steps > 3
-    for first_step in (1, plan.steps - 1, plan.steps):
-        rest = list(data.batches(corpus, all_rows(corpus), plan, 0, first_step, config, SEED))
-        assert len(rest) == plan.steps - first_step
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("augment", [None, STRONG], ids=["plain", "augmented"])
+def test_resuming_gives_the_same_batches_whatever_the_threads(
+    corpus: Corpus, augment: AugmentConfig | None, threads: int
+) -> None:
+    feed = feed_of(corpus, augment=augment)
+    whole = list(data.batches(feed, 0))
+    assert feed.plan.steps > 3
+    for first_step in (0, 1, feed.plan.steps - 1, feed.plan.steps):
+        rest = list(data.batches(feed, first_step, threads))
+        assert len(rest) == feed.plan.steps - first_step
         assert all(map(same, rest, whole[first_step:]))
 
 
 def test_augmentation_differs_by_seed(corpus: Corpus) -> None:
-    plan = plan_of(corpus, all_rows(corpus))
-    one, other = (next(data.batches(corpus, all_rows(corpus), plan, 0, 0, STRONG, (3, epoch))) for epoch in (1, 2))
+    feed = feed_of(corpus, augment=STRONG)
+    one, other = (next(data.batches(replace(feed, seed=(3, epoch)), 0)) for epoch in (1, 2))
     assert not same(one, other)
 
 
+def assert_ended(threads: set[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("taken", [1, AHEAD])
-def test_a_consumer_that_stops_leaves_no_thread(corpus: Corpus, taken: int) -> None:
+def test_a_consumer_that_stops_leaves_no_thread(corpus: Corpus, taken: int, threads: int) -> None:
     before = set(threading.enumerate())
-    plan = plan_of(corpus, all_rows(corpus), splice=1)
-    assert plan.steps > AHEAD + 1  # so the thread is held up by a full queue
-    batches = data.batches(corpus, all_rows(corpus), plan, 0, 0, None, SEED)
+    feed = feed_of(corpus, splice=1, examples=2)
+    assert feed.plan.steps > AHEAD + threads  # so there is work that is never asked for
+    batches = data.batches(feed, 0, threads)
     for _ in range(taken):
         next(batches)
-    assert len(set(threading.enumerate()) - before) == 1
-    batches.close()  # type: ignore[attr-defined]
-    assert set(threading.enumerate()) <= before
+    assert len(set(threading.enumerate()) - before) == threads
+    batches.close()
+    assert_ended(set(threading.enumerate()) - before)
+
+
+@pytest.fixture
+def cut_set(shard_folder: Path, tmp_path: Path) -> Path:
+    """A copy, for tests to damage."""
+    return Path(shutil.copytree(shard_folder, tmp_path / "set"))
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1000])
-def test_a_shard_that_is_cut_short_is_named(
-    shard_folder: Path, vocab: Tokenizer, tmp_path: Path, kept_bytes: int
-) -> None:
-    shutil.copytree(shard_folder, tmp_path / "set")
-    shard = tmp_path / "set" / "train-00001.tar"
+def test_a_shard_that_is_cut_short_is_named(cut_set: Path, vocab: Tokenizer, kept_bytes: int) -> None:
+    shard = cut_set / "train-00001.tar"
     shard.write_bytes(shard.read_bytes()[:kept_bytes])
-    cut = Corpus(open_shards(str(tmp_path / "set")), vocab)
+    feed = feed_of(Corpus(open_shards(str(cut_set)), vocab))
     before = set(threading.enumerate())
-    with pytest.raises(EOFError, match=rf"{shard}: is shorter than its index says; the same write-shards command"):
-        list(data.batches(cut, all_rows(cut), plan_of(cut, all_rows(cut)), 0, 0, None, SEED))
-    assert set(threading.enumerate()) <= before
+    for attempt in (lambda: feed.missing.look(0), lambda: list(data.batches(feed, 0))):
+        with pytest.raises(EOFError, match=rf"{shard}: is shorter than its index says; the same write-shards command"):
+            attempt()
+    assert_ended(set(threading.enumerate()) - before)
 
 
-def test_a_shard_that_is_gone_is_named(shard_folder: Path, vocab: Tokenizer, tmp_path: Path) -> None:
-    shutil.copytree(shard_folder, tmp_path / "set")
-    (tmp_path / "set" / "train-00002.tar").unlink()
-    cut = Corpus(open_shards(str(tmp_path / "set")), vocab)
-    with pytest.raises(FileNotFoundError, match=r"train-00002\.tar"):
-        list(data.batches(cut, all_rows(cut), plan_of(cut, all_rows(cut)), 0, 0, None, SEED))
+def test_a_shard_that_is_gone_is_named(cut_set: Path, vocab: Tokenizer) -> None:
+    (cut_set / "train-00002.tar").unlink()
+    feed = feed_of(Corpus(open_shards(str(cut_set)), vocab))
+    for attempt in (lambda: feed.missing.look(0), lambda: list(data.batches(feed, 0))):
+        with pytest.raises(FileNotFoundError, match=r"train-00002\.tar"):
+            attempt()
 
 
-def test_rows_that_cannot_be_trained_on_are_counted(corpus: Corpus) -> None:
-    rows, left_out = corpus.usable(lambda frames: -(-frames // 4), max_frames=50)
-    frames, tokens = corpus.shards.frames, corpus.token_lens
-    assert rows.tolist() == [r for r in range(24) if frames[r] <= 50 and tokens[r] <= -(-frames[r] // 4)]
-    assert 0 < len(rows) < 24
-    assert len(rows) + sum(left_out.values()) == 24
-    assert left_out["too long"] == sum(frames > 50)
-    assert corpus.usable(lambda frames: frames, max_frames=60)[1] == {
-        "too long": 0,
-        "more tokens than encoder frames": 0,
-    }
+@pytest.mark.parametrize("look", [True, False], ids=["at the start", "while reading"])
+def test_allowed_missing_shards_are_left_out_and_counted(
+    cut_set: Path, vocab: Tokenizer, capsys: pytest.CaptureFixture[str], look: bool
+) -> None:
+    """All other batches stay what they were: the plan does not change."""
+    whole = list(data.batches(feed_of(Corpus(open_shards(str(cut_set)), vocab)), 0))
+    (cut_set / "train-00001.tar").unlink()
+    feed = feed_of(Corpus(open_shards(str(cut_set)), vocab), allowed=1)
+    if look:
+        feed.missing.look(0)
+    batches = list(data.batches(feed, 0, threads=2))
+    gone = set(range(8, 16))
+    for before, after in zip(whole, batches, strict=True):
+        assert rows_in([after]) == [row for row in rows_in([before]) if row not in gone]
+        assert after.missing == len(rows_in([before])) - len(rows_in([after]))
+    assert sum(batch.missing for batch in batches) == 8
+    assert feed.missing.lost.tolist() == [False, True, False]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "train-00001.tar: cannot be read, its utterances are left out" in said[0]
 
 
-def test_the_fingerprint_is_of_the_shards_and_the_rows(corpus: Corpus, shard_folder: Path, vocab: Tokenizer) -> None:
-    again = Corpus(open_shards(str(shard_folder)), vocab)
-    part = Corpus(open_shards(str(shard_folder / "train-00000.tar")), vocab)
-    assert corpus.fingerprint == again.fingerprint != part.fingerprint
+def test_more_missing_shards_than_allowed_stop_with_a_name(cut_set: Path, vocab: Tokenizer) -> None:
+    (cut_set / "train-00001.tar").unlink()
+    (cut_set / "train-00002.tar").unlink()
+    feed = feed_of(Corpus(open_shards(str(cut_set)), vocab), allowed=1)
+    with pytest.raises(ValueError, match=r"train-0000[12]\.tar: is one of 2 shards that cannot be read; .* allows 1"):
+        list(data.batches(feed, 0))
+
+
+def test_a_set_without_any_shard_is_refused_however_many_may_be_missing(cut_set: Path, vocab: Tokenizer) -> None:
+    for shard in cut_set.glob("*.tar"):
+        shard.unlink()
+    with pytest.raises(ValueError, match=r"train-0000\d\.tar: cannot be read, and neither can any other shard"):
+        Missing(open_shards(str(cut_set)).files, allowed=9).look(0)
+
+
+def test_a_batch_that_lost_everything_has_no_weight(cut_set: Path, vocab: Tokenizer) -> None:
+    (cut_set / "train-00000.tar").unlink()
+    feed = feed_of(Corpus(open_shards(str(cut_set)), vocab), np.arange(8), allowed=1)
+    for batch in data.batches(feed, 0):
+        assert batch.weight == 0 and batch.rows == [] and batch.missing > 0
+        feats_btf, lens_b = batch.features(CPU, feed.corpus.spec)
+        assert feats_btf.shape == (1, 1, 8) and lens_b.tolist() == [1] and batch.target_lens_b.tolist() == [0]
+
+
+def test_batches_from_an_object_store_are_those_of_the_disk(
+    shard_folder: Path, vocab: Tokenizer, bucket: str, tmp_path: Path
+) -> None:
+    for file in shard_folder.iterdir():
+        storage.write_bytes(f"{bucket}/set/{file.name}", file.read_bytes())
+    cache = Cache(str(tmp_path / "cache"))
+    remote = Corpus(open_shards(f"{bucket}/set/index.parquet"), vocab, cache)
+    local = Corpus(open_shards(str(shard_folder)), vocab)
+    ours, theirs = (list(data.batches(feed_of(corpus), 0, threads=2)) for corpus in (remote, local))
+    assert len(ours) == len(theirs) > 3 and all(map(same, ours, theirs))
+    cache.close()
+    storage.delete(f"{bucket}/set/train-00001.tar")
+    missing = Missing(remote.shards.files, allowed=1)
+    missing.look(0)
+    assert missing.lost.tolist() == [False, True, False]
+
+
+def test_rows_that_cannot_be_trained_on_are_counted() -> None:
+    frames, tokens = np.array([51, 50, 40, 40, 8, 60, 0, 0]), np.array([2, 13, 10, 11, 0, 30, 0, 1])
+    rows, left_out = usable(frames, tokens, lambda frames: -(-frames // 4), max_frames=50)
+    assert rows.tolist() == [1, 2, 4]
+    assert left_out == {"no frames": 2, "too long": 2, "more tokens than encoder frames": 1}
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory, hum: np.ndarray) -> Path:
+    """Shard sets of the same six utterances, a folder for each content."""
+    folder = tmp_path_factory.mktemp("spoken")
+    toys = []
+    for i in range(6):
+        samples = np.round(hum[: 8000 + 3217 * i] * 32767) / 32768
+        feats_tf = logmel(samples.astype(np.float32), FrontendSpec())
+        toys.append(Toy(f"u{i}", TEXTS[i % len(TEXTS)], feats_tf, flac(samples)))
+    for content in ("logmel", "logmel8", "audio", "logmel+audio"):
+        write_toys(folder / content, toys, FrontendSpec(), content, per_shard=3)
+    return folder
+
+
+def test_all_contents_give_the_same_features(spoken: Path, vocab: Tokenizer) -> None:
+    """Audio within the rounding of half precision, uint8 within half a step of each mel."""
+    reference = Corpus(open_shards(str(spoken / "logmel")), vocab)
+    for content, off in (("logmel+audio", 0), ("audio", 0.01), ("logmel8", 0.05)):
+        corpus = Corpus(open_shards(str(spoken / content)), vocab)
+        for augment in (None, AugmentConfig(share=0, gap_s=0.2)):
+            batches = [next(data.batches(feed_of(c, augment=augment, splice=1), 0)) for c in (reference, corpus)]
+            (ours, lens_b), (theirs, their_lens_b) = (batch.features(CPU, FrontendSpec()) for batch in batches)
+            assert torch.equal(lens_b, their_lens_b)
+            inside = torch.arange(ours.shape[1]) < lens_b[:, None]
+            if augment is None:
+                torch.testing.assert_close(ours[inside], theirs[inside], atol=off, rtol=0)
+
+
+def test_audio_goes_to_the_device_as_it_is_unless_its_features_are_changed(spoken: Path, vocab: Tokenizer) -> None:
+    corpus = Corpus(open_shards(str(spoken / "audio")), vocab)
+    plain = next(data.batches(feed_of(corpus, splice=1), 0))
+    assert plain.samples_bn is not None and plain.feats_btf is None
+    spliced = list(data.batches(feed_of(corpus, splice=2), 0))
+    changed = next(data.batches(feed_of(corpus, augment=STRONG, splice=1), 0))
+    for batch in (changed, *(b for b in spliced if max(map(len, b.rows)) > 1)):
+        assert batch.samples_bn is None and batch.feats_btf is not None and batch.feats_btf.dtype == torch.float32

@@ -109,7 +109,7 @@ def test_two_processes_share_the_epoch(toy: Path, tmp_path: Path) -> None:
     ("more", "expected"),
     [
         (["optim.warmup_stepz=3"], "did you mean warmup_steps?"),
-        (["model.encoder=lstn"], "model.encoder is 'lstn'; there are lstm"),
+        (["model.encoder=lstn"], "model.encoder is 'lstn'; there are "),
         (["frontend=e4d1"], "window_samples 320 against 400"),
         (["data.batch_s=0.5"], "data.batch_s"),
         (["data.max_s=0.5"], "no utterance to train on"),
@@ -213,6 +213,28 @@ def test_evaluation_refuses_shards_of_other_features(
     capsys.readouterr()
     assert evaluate.main(["--bundle", f"{undisturbed}/best", "--shards", str(tmp_path / "s")]) == 1
     assert "hop_samples 160 against 200" in capsys.readouterr().err
+
+
+def test_audio_in_an_object_store_trains_and_scores_a_model(
+    toy: Path, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shards come through the cache, which is asked again by the evaluation, and features are made when needed."""
+    write = ["--manifest", f"{toy}/m", "--content", "audio", "--out", f"{bucket}/s", "--workers", "0"]
+    assert featurize.main(write) == 0
+    cache = ["--cache", str(tmp_path / "cache")]
+    command = ["--config", "tiny", "--shards", f"{bucket}/s/urls-train.txt", "--vocab", f"{toy}/vocab/bpe-40.model",
+               "--out", str(tmp_path / "run"), *cache, *MICRO, "epochs=2"]  # fmt: skip
+    assert train.main(command) == 0
+    assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1
+    with_features = ["--config", "tiny", "--shards", f"{toy}/s/urls-train.txt", "--vocab",
+                     f"{toy}/vocab/bpe-40.model", "--out", str(tmp_path / "features"), *MICRO, "epochs=2"]  # fmt: skip
+    assert train.main(with_features) == 0
+    for ours, theirs in zip(losses(tmp_path / "run"), losses(tmp_path / "features"), strict=True):
+        assert ours[1] == pytest.approx(theirs[1], rel=0.01)
+    capsys.readouterr()
+    bundle = ["--bundle", f"{tmp_path}/run/last", "--out", str(tmp_path)]
+    assert evaluate.main([*bundle, "--shards", f"{bucket}/s/urls-test.txt", *cache, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["utterances"] == 6
 
 
 def test_transcription_does_not_depend_on_the_chunk(
