@@ -16,6 +16,7 @@ from torch.nn import functional
 from asr import decode, frontend
 from asr.checkpoint import Bundle
 from asr.decode import DecoderState, Token
+from asr.transducer import chunk_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class StreamState:
     """What a stream needs to go on: nothing in it grows with time."""
 
     samples: frontend.LogMelState
-    feats_tf: np.ndarray  # frames that do not fill an encoder frame yet
+    feats_tf: np.ndarray  # frames that do not fill a chunk of encoder frames yet
     encoder: Any
     decoder: DecoderState
     word: list[Token]  # of the word that may still grow
@@ -52,11 +53,12 @@ def step(bundle: Bundle, samples: np.ndarray, state: StreamState) -> tuple[list[
     """The words that became certain with the next samples (float32 in [-1, 1], any number of them)."""
     new_tf, samples_state = frontend.logmel_step(samples, state.samples, bundle.spec)
     feats_tf = np.concatenate([state.feats_tf, new_tf])
-    whole = len(feats_tf) - len(feats_tf) % bundle.model.encoder.reduction
+    encoder = bundle.model.encoder
+    whole = len(feats_tf) - len(feats_tf) % (encoder.reduction * chunk_of(encoder))
     normal_btf = bundle.model.normalise(torch.from_numpy(feats_tf[None, :whole]))
-    words, encoder, decoder, open_word = _recognise(bundle, normal_btf, state)
+    words, encoder_state, decoder, open_word = _recognise(bundle, normal_btf, state)
     rest_tf = feats_tf[whole:].copy()  # a view would keep the whole chunk's features alive
-    return words, StreamState(samples_state, rest_tf, encoder, decoder, open_word)
+    return words, StreamState(samples_state, rest_tf, encoder_state, decoder, open_word)
 
 
 @torch.inference_mode()

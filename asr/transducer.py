@@ -6,7 +6,7 @@ Shape letters: b batch, t frames, f mels, u tokens, e encoder output, p predicto
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,12 +30,15 @@ class TransducerConfig:
     predictor_hidden: int = 256
     predictor_projection: int = 256
     predictor_dropout: float = 0.0
+    predictor: Literal["lstm", "stateless"] = "lstm"
+    predictor_context: int = 2  # tokens that a stateless one sees
     joint: int = 256
     tail_frames: int = 0  # encoder frames of mean input behind an utterance, in which its last words come out
     ctc: bool = True  # a CTC head on the encoder, used in training only
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "predictor_layers", "predictor_hidden", "predictor_projection", "joint"):
+        for name in ("embedding", "predictor_layers", "predictor_hidden", "predictor_projection", "predictor_context",
+                     "joint"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 1 or more")
         if self.tail_frames < 0:
@@ -44,7 +47,11 @@ class TransducerConfig:
 
 @dataclass
 class PredictorState:
-    """LSTM state [layers, b, hidden] and the predictor's output for the last token, projected to the joint size."""
+    """The predictor's state and its output for the last token, projected to the joint size.
+
+    Of an LSTM the state is h and c [layers, b, hidden]. Of a stateless predictor h is the embeddings of the tokens that
+    it sees before the next one [context - 1, b, embedding], and c is empty.
+    """
 
     h: Tensor
     c: Tensor
@@ -60,7 +67,10 @@ class Losses:
 
 
 class Encoder(Protocol):
-    """What asr/encoders/<name>.py offers as `Encoder(config, mels)`, beside its frozen dataclass `Config`."""
+    """What asr/encoders/<name>.py offers as `Encoder(config, mels)`, beside its frozen dataclass `Config`.
+
+    One whose frames see some of the future has also `chunk`, see `chunk_of`.
+    """
 
     output_size: int
     reduction: int  # feature frames in one encoder frame
@@ -69,6 +79,14 @@ class Encoder(Protocol):
 
     def step(self, feats_btf: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Normalised frames, a multiple of `reduction`, to [b, t / reduction, e] and the state behind them."""
+
+
+def chunk_of(encoder: Encoder) -> int:
+    """Encoder frames that come out together, as the first may have seen the last; 1 for an encoder that says nothing.
+
+    Steps give what one step of all frames gives when all but the last have a multiple of chunk * reduction frames.
+    """
+    return int(getattr(encoder, "chunk", 1))
 
 
 def encoder_names() -> list[str]:
@@ -101,6 +119,31 @@ class Predictor(nn.Module):
         return self.projection(self.dropout(out_buh)), state
 
 
+class StatelessPredictor(nn.Module):
+    """Embedding -> causal convolution -> projection over the last tokens alone (Ghodsi et al. 2020)."""
+
+    def __init__(self, config: TransducerConfig, vocab: int) -> None:
+        super().__init__()
+        self.context = config.predictor_context
+        self.embedding = nn.Embedding(vocab, config.embedding)
+        self.convolution = nn.Linear(config.predictor_context * config.embedding, config.predictor_hidden)
+        self.dropout = nn.Dropout(config.predictor_dropout)
+        self.projection = nn.Linear(config.predictor_hidden, config.predictor_projection)
+
+    def forward(self, tokens_bu: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Tokens to [b, u, p] and the state after them; None is the state at the start: zeros before the first."""
+        new_bue = self.dropout(self.embedding(tokens_bu))
+        if state is None:
+            past_bue = new_bue.new_zeros(len(new_bue), self.context - 1, new_bue.shape[2])
+            nothing = new_bue.new_zeros(0, len(new_bue), 0)
+        else:
+            past_bue, nothing = state[0].transpose(0, 1), state[1]
+        all_bue = torch.cat([past_bue, new_bue], 1)
+        out_buh = functional.silu(self.convolution(all_bue.unfold(1, self.context, 1).flatten(2)))
+        past_bue = all_bue[:, all_bue.shape[1] - self.context + 1 :]
+        return self.projection(self.dropout(out_buh)), (past_bue.transpose(0, 1), nothing)
+
+
 class Transducer(nn.Module):
     mean_f: Tensor
     scale_f: Tensor
@@ -112,7 +155,7 @@ class Transducer(nn.Module):
         self.register_buffer("mean_f", torch.zeros(mels))
         self.register_buffer("scale_f", torch.ones(mels))
         self.encoder = make_encoder(config.encoder, config.encoder_options, mels)
-        self.predictor = Predictor(config, vocab)
+        self.predictor = (StatelessPredictor if config.predictor == "stateless" else Predictor)(config, vocab)
         self.enc_joint = nn.Linear(self.encoder.output_size, config.joint)
         self.pred_joint = nn.Linear(config.predictor_projection, config.joint, bias=False)
         self.output = nn.Linear(config.joint, vocab)

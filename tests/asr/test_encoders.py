@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from asr.transducer import Encoder, Transducer, TransducerConfig, encoder_names, make_encoder
+from asr.transducer import Encoder, Transducer, TransducerConfig, chunk_of, encoder_names, make_encoder
 
 MELS = 7
 LSTM = [
@@ -21,8 +21,14 @@ LSTM = [
         ["lstm", "gru"], [(1, []), (3, []), (1, [1]), (2, [3]), (3, [1, 2]), (2, [1, 2, 3])]
     )
 ]
-SMALL: dict[str, list[dict[str, Any]]] = {"lstm": LSTM}  # an encoder that is not named here is tested as it comes
+CONFORMER = [
+    {"layers": 3, "width": 8, "heads": heads, "kernel": kernel, "channels": 3, "left": left, "chunk": chunk}
+    for chunk, left, kernel, heads in [(3, 4, 3, 2), (1, 3, 2, 1), (2, 0, 3, 2), (4, 2, 1, 4), (14, 20, 9, 2)]
+]
+# an encoder that is not named here is tested as it comes
+SMALL: dict[str, list[dict[str, Any]]] = {"lstm": LSTM, "conformer": CONFORMER}
 CASES = [(name, options) for name in encoder_names() for options in SMALL.get(name, [{}])]
+HOUR_FRAMES = 360_000
 
 every_encoder = pytest.mark.parametrize(
     ("name", "options"), CASES, ids=[f"{name}-{'-'.join(str(v) for v in options.values())}" for name, options in CASES]
@@ -51,16 +57,21 @@ def tensors(state: Any) -> Iterator[Tensor]:
             yield from tensors(part)
 
 
+def chunk_frames(encoder: Encoder) -> int:
+    """Feature frames of which a step takes a multiple."""
+    return encoder.reduction * chunk_of(encoder)
+
+
 def in_chunks(encoder: Encoder, feats_btf: Tensor, sizes: list[int]) -> Tensor:
-    """Encoder frames, `sizes` of them in each step and what is left in a last one."""
+    """Encoder frames, `sizes` chunks of them in each step and what is left in a last one."""
     state = encoder.init_state(len(feats_btf))
     out, at = [], 0
     for size in [*sizes, feats_btf.shape[1]]:
-        chunk_btf = feats_btf[:, at : at + size * encoder.reduction]
+        chunk_btf = feats_btf[:, at : at + size * chunk_frames(encoder)]
         if chunk_btf.shape[1]:
             enc_bte, state = encoder.step(chunk_btf, state)
             out.append(enc_bte)
-        at += size * encoder.reduction
+        at += size * chunk_frames(encoder)
     return torch.cat(out, 1)
 
 
@@ -72,10 +83,11 @@ def test_there_are_encoders() -> None:
 
 @every_encoder
 @settings(max_examples=12, deadline=None)
-@given(sizes=st.lists(st.integers(1, 5), max_size=8))
-def test_chunks_equal_the_whole(name: str, options: dict[str, Any], sizes: list[int]) -> None:
+@given(sizes=st.lists(st.integers(1, 5), max_size=8), rest=st.integers(0, 3))
+def test_chunks_equal_the_whole(name: str, options: dict[str, Any], sizes: list[int], rest: int) -> None:
+    """Also when the last chunk is not full."""
     encoder = make(name, options)
-    feats_btf = features(2, 12 * encoder.reduction)
+    feats_btf = features(2, 12 * chunk_frames(encoder) + rest * encoder.reduction)
     with torch.inference_mode():
         whole, _ = encoder.step(feats_btf, encoder.init_state(2))
         torch.testing.assert_close(in_chunks(encoder, feats_btf, sizes), whole, rtol=0, atol=1e-5)
@@ -84,13 +96,14 @@ def test_chunks_equal_the_whole(name: str, options: dict[str, Any], sizes: list[
 @every_encoder
 def test_the_future_never_changes_the_past(name: str, options: dict[str, Any]) -> None:
     encoder = make(name, options)
-    feats_btf = features(2, 8 * encoder.reduction)
+    chunk = chunk_of(encoder)
+    feats_btf = features(2, 8 * chunk_frames(encoder))
     other_btf = feats_btf.clone()
-    other_btf[:, 5 * encoder.reduction :] = 9.0
+    other_btf[:, 5 * chunk_frames(encoder) :] = 9.0
     with torch.inference_mode():
         ours, theirs = (encoder.step(x, encoder.init_state(2))[0] for x in (feats_btf, other_btf))
-    assert torch.equal(ours[:, :5], theirs[:, :5])
-    assert not torch.equal(ours[:, 5], theirs[:, 5])
+    assert torch.equal(ours[:, : 5 * chunk], theirs[:, : 5 * chunk])
+    assert not torch.equal(ours[:, 5 * chunk], theirs[:, 5 * chunk])
 
 
 @every_encoder
@@ -127,6 +140,32 @@ def test_states_keep_their_shapes(name: str, options: dict[str, Any]) -> None:
     for size in (1, 4, 2, 16):
         _, state = encoder.step(features(3, size * encoder.reduction), state)
         assert [t.shape for t in tensors(state)] == shapes
+
+
+@every_encoder
+def test_a_step_leaves_its_state_as_it_was(name: str, options: dict[str, Any]) -> None:
+    """So a caller may look ahead and come back."""
+    encoder = make(name, options)
+    feats_btf = features(2, 2 * chunk_frames(encoder))
+    with torch.inference_mode():
+        _, state = encoder.step(feats_btf, encoder.init_state(2))
+        first, _ = encoder.step(feats_btf, state)
+        second, _ = encoder.step(feats_btf, state)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", encoder_names())
+def test_after_an_hour_a_state_is_as_large_as_at_first(name: str) -> None:
+    """The memory that its tensors keep alive, a view the whole of its base."""
+    encoder = make(name, SMALL.get(name, [{}])[0])
+    ten_s_btf = features(1, 1000 // chunk_frames(encoder) * chunk_frames(encoder))
+    state, bytes_ = encoder.init_state(1), []
+    with torch.inference_mode():
+        for _ in range(-(-HOUR_FRAMES // ten_s_btf.shape[1])):
+            out_bte, state = encoder.step(ten_s_btf, state)
+            bytes_.append(sum(t.untyped_storage().nbytes() for t in tensors(state)))
+    assert set(bytes_) == {bytes_[0]}
+    assert bytes_[0] < ten_s_btf.nbytes and out_bte.isfinite().all()
 
 
 @every_encoder

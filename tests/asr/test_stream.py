@@ -16,7 +16,7 @@ from asr.checkpoint import Bundle
 from asr.decode import MAX_SYMBOLS
 from asr.frontend import logmel
 from asr.stream import StreamState, Word
-from asr.transducer import Transducer
+from asr.transducer import BLANK, Transducer, TransducerConfig
 
 MakeModel = Callable[..., Transducer]
 
@@ -72,6 +72,34 @@ def test_one_chunk_equals_the_whole_file(
     for samples in range(20000, len(hum), 1777):
         ids = [token.id for token in whole_file(ours, hum[:samples])]
         assert text(recognise(ours, [hum[:samples]])) == bundle.tokenizer.decode(ids).split()
+
+
+@pytest.fixture(scope="module", params=[1, 3, 14])
+def chunked(request: pytest.FixtureRequest, bundle: Bundle) -> Bundle:
+    """A random Conformer whose chunks have so many encoder frames of 80 ms."""
+    torch.manual_seed(3)
+    options = {"layers": 2, "width": 16, "heads": 2, "channels": 3, "left": 5, "chunk": request.param}
+    config = TransducerConfig("conformer", options, predictor="stateless", tail_frames=2)
+    model = Transducer(config, bundle.spec.mels, bundle.tokenizer.size).eval()
+    model.set_normalisation(bundle.model.mean_f, bundle.model.scale_f**-2)
+    with torch.no_grad():  # a random model else says the same all the time
+        for layer, factor in ((model.enc_joint, 8), (model.pred_joint, 30), (model.output, 8)):
+            layer.weight.mul_(factor)
+        for layer in model.encoder.layers:
+            layer.attention.out.weight.mul_(10)  # so that it matters what a frame sees
+        model.output.bias[BLANK] += 9
+    return dataclasses.replace(bundle, model=model)
+
+
+@settings(max_examples=15, deadline=None)
+@given(sizes=st.lists(st.integers(0, 5000), max_size=14), samples=st.integers(9000, 32000))
+def test_words_of_a_model_that_waits_for_chunks_do_not_depend_on_how_samples_come(
+    chunked: Bundle, hum: np.ndarray, sizes: list[int], samples: int
+) -> None:
+    ids = [token.id for token in whole_file(chunked, hum[:samples])]
+    words = recognise(chunked, np.split(hum[:samples], np.cumsum(sizes).clip(max=samples)))
+    assert text(words) == chunked.tokenizer.decode(ids).split()
+    assert samples < 30000 or len(set(ids)) > 2
 
 
 @settings(max_examples=40, deadline=None)

@@ -124,3 +124,64 @@ def test_advance_moves_only_the_streams_it_is_told_to(make_model: MakeModel, whe
         assert torch.equal(some_moved.c[:, b], expected.c[:, b])
         assert torch.equal(some_moved.joint_bj[b], expected.joint_bj[b])
         assert not torch.equal(all_moved.joint_bj[b], start.joint_bj[b])
+
+
+def stateless(context: int, seed: int = 6) -> Transducer:
+    torch.manual_seed(seed)
+    options = {"layers": 1, "hidden": 8, "projection": 8, "reduce_after": []}
+    config = TransducerConfig(
+        encoder_options=options, embedding=6, predictor="stateless", predictor_context=context, joint=10
+    )
+    return Transducer(config, mels=8, vocab=12).eval()
+
+
+@pytest.mark.parametrize("context", [1, 2, 4])
+def test_steps_of_a_stateless_predictor_equal_one_pass(context: int) -> None:
+    model = stateless(context)
+    tokens_bu = torch.randint(1, 12, (2, 6))
+    whole_bup, _ = model.predictor(functional.pad(tokens_bu, (1, 0), value=BLANK), None)
+    state, everywhere = model.start(2), torch.tensor([True, True])
+    outs = [state.joint_bj]
+    for u in range(6):
+        state = model.advance(tokens_bu[:, u], state, everywhere)
+        outs.append(state.joint_bj)
+    torch.testing.assert_close(torch.stack(outs, 1), model.pred_joint(whole_bup), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("context", [1, 2, 4])
+def test_a_stateless_predictor_sees_so_many_tokens_and_no_more(context: int) -> None:
+    model = stateless(context)
+    tokens_bu = torch.randint(1, 11, (1, 9))
+    before, _ = model.predictor(tokens_bu, None)
+    for u in range(9):
+        other_bu = tokens_bu.clone()
+        other_bu[0, u] += 1
+        after, _ = model.predictor(other_bu, None)
+        assert (before != after).any(2)[0].nonzero()[:, 0].tolist() == list(range(u, min(u + context, 9)))
+
+
+@pytest.mark.parametrize("where", [[True, False, True], [False, False, False]])
+def test_a_stateless_predictor_moves_only_the_streams_it_is_told_to(where: list[bool]) -> None:
+    """Seen in what the streams say to the token after."""
+    model, everywhere = stateless(context=3), torch.tensor([True] * 3)
+    start = model.advance(torch.tensor([1, 2, 3]), model.start(3), everywhere)
+    tokens_b, next_b = torch.tensor([4, 5, 6]), torch.tensor([7, 8, 9])
+    all_moved = model.advance(tokens_b, start, everywhere)
+    some_moved = model.advance(tokens_b, start, torch.tensor(where))
+    after_all, after_some, after_none = (model.advance(next_b, s, everywhere) for s in (all_moved, some_moved, start))
+    for b, moved in enumerate(where):
+        assert torch.equal(some_moved.joint_bj[b], (all_moved if moved else start).joint_bj[b])
+        assert torch.equal(after_some.joint_bj[b], (after_all if moved else after_none).joint_bj[b])
+        assert not torch.equal(after_all.joint_bj[b], after_none.joint_bj[b])
+
+
+def test_every_parameter_of_a_stateless_predictor_learns() -> None:
+    model = stateless(context=2)
+    losses = model(torch.randn(2, 30, 8), torch.tensor([30, 18]), torch.randint(1, 12, (2, 4)), torch.tensor([4, 3]))
+    losses.transducer.backward()
+    assert [n for n, p in model.predictor.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_predictor_must_see_a_token() -> None:
+    with pytest.raises(ValueError, match=r"model\.predictor_context is 0; it must be 1 or more"):
+        TransducerConfig(predictor_context=0)
