@@ -1,105 +1,27 @@
 """The loss is the sum over all alignments, its gradient is that of the plain definition, and sparseness is bounded."""
 
-import itertools
-from dataclasses import dataclass
-
 import pytest
 import torch
 import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_loss import (
+    Case,
+    delayed,
+    enumerated_loss,
+    fast_emitting,
+    gradients,
+    log_probs,
+    make_case,
+    plain_loss,
+    recursion,
+)
 from torch import Tensor
 
 from asr import loss
 from asr.loss import transducer_loss
 
 BF16_UNIT = 2.0**-9  # largest relative error of one rounding to bfloat16
-
-
-@dataclass
-class Case:
-    """Inputs of the loss in its order; the first four are leaves that gather gradients."""
-
-    enc_btj: Tensor
-    pred_buj: Tensor
-    weight_vj: Tensor
-    bias_v: Tensor
-    targets_bu: Tensor
-    enc_lens_b: Tensor
-    target_lens_b: Tensor
-
-    @property
-    def leaves(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.enc_btj, self.pred_buj, self.weight_vj, self.bias_v
-
-    @property
-    def all(self) -> tuple[Tensor, ...]:
-        return *self.leaves, self.targets_bu, self.enc_lens_b, self.target_lens_b
-
-
-def make_case(
-    enc_lens: list[int], target_lens: list[int], vocab: int = 5, joint: int = 3, seed: int = 0,
-    scale: float = 2.0, dtype: torch.dtype = torch.float64,
-) -> Case:  # fmt: skip
-    draw = torch.Generator().manual_seed(seed)
-    shapes = [
-        (len(enc_lens), max(enc_lens), joint),
-        (len(enc_lens), max(target_lens) + 1, joint),
-        (vocab, joint),
-        (vocab,),
-    ]
-    enc, pred, weight, bias = (
-        (scale * torch.randn(s, generator=draw, dtype=torch.float64)).to(dtype).requires_grad_() for s in shapes
-    )
-    targets = torch.randint(1, vocab, (len(enc_lens), max(target_lens)), generator=draw)
-    return Case(enc, pred, weight, bias, targets, torch.tensor(enc_lens), torch.tensor(target_lens))
-
-
-def log_probs(case: Case, b: int) -> Tensor:
-    """[t, u, v] of one utterance, from materialised logits in float64."""
-    enc, pred, weight, bias = (x.double() for x in case.leaves)
-    t, u = int(case.enc_lens_b[b]), int(case.target_lens_b[b]) + 1
-    hidden_tuj = torch.tanh(enc[b, :t, None] + pred[b, None, :u])
-    return torch.log_softmax(hidden_tuj @ weight.T + bias, -1)
-
-
-def recursion(logp_tuv: Tensor, targets_u: Tensor, blank: int = 0) -> Tensor:
-    """Loss of one utterance by Graves' forward recursion, one lattice point after the other."""
-    alpha: dict[tuple[int, int], Tensor] = {(0, 0): logp_tuv.new_zeros(())}
-    for t, u in itertools.product(*map(range, logp_tuv.shape[:2])):
-        ways = [alpha[t - 1, u] + logp_tuv[t - 1, u, blank]] if t else []
-        ways += [alpha[t, u - 1] + logp_tuv[t, u - 1, targets_u[u - 1]]] if u else []
-        if ways:
-            alpha[t, u] = torch.stack(ways).logsumexp(0)
-    last = logp_tuv.shape[0] - 1, logp_tuv.shape[1] - 1
-    return -(alpha[last] + logp_tuv[*last, blank])
-
-
-def plain_loss(case: Case) -> Tensor:
-    """[b], by definition."""
-    return torch.stack([recursion(log_probs(case, b), case.targets_bu[b]) for b in range(len(case.enc_btj))])
-
-
-def enumerated_loss(case: Case, b: int) -> Tensor:
-    """One utterance, by writing down every alignment: T blanks and U tokens in any order that ends in a blank."""
-    logp_tuv = log_probs(case, b)
-    frames, tokens = int(case.enc_lens_b[b]), int(case.target_lens_b[b])
-    paths = []
-    for emits in itertools.combinations(range(frames + tokens - 1), tokens):
-        t = u = 0
-        total = logp_tuv.new_zeros(())
-        for at in range(frames + tokens):
-            symbol = int(case.targets_bu[b, u]) if at in emits else 0
-            total = total + logp_tuv[t, u, symbol]
-            t, u = (t, u + 1) if at in emits else (t + 1, u)
-        paths.append(total)
-    return -torch.stack(paths).logsumexp(0)
-
-
-def gradients(losses_b: Tensor, case: Case) -> tuple[Tensor, ...]:
-    """Of a sum that weighs the utterances differently, so that mixing them up shows."""
-    weights_b = torch.arange(1, len(losses_b) + 1, dtype=losses_b.dtype)
-    return torch.autograd.grad((losses_b * weights_b).sum(), case.leaves)
 
 
 RAGGED = {
@@ -109,6 +31,10 @@ RAGGED = {
     "one_frame": ([1, 1], [3, 0]),
     "more_tokens_than_frames": ([2, 3], [6, 5]),
 }
+
+
+def targets(case: Case) -> list[Tensor]:
+    return [case.targets_bu[b, :length] for b, length in enumerate(case.target_lens_b)]
 
 
 @pytest.mark.parametrize("vocab", [2, 6])  # 2: blank and a single symbol
@@ -238,6 +164,55 @@ def test_bf16_is_within_its_rounding() -> None:
         assert (low - full).norm() < 8 * BF16_UNIT * full.norm()
 
 
+@pytest.mark.parametrize("lens", RAGGED.values(), ids=RAGGED.keys())
+def test_fastemit_strengthens_what_flows_through_tokens(lens: tuple[list[int], list[int]]) -> None:
+    case = make_case(*lens)
+    ours = transducer_loss(*case.all, eps=0.0, fastemit=0.3, reduction="none")
+    plain = torch.stack([fast_emitting(log_probs(case, b), y, 0.3) for b, y in enumerate(targets(case))])
+    torch.testing.assert_close(ours, plain_loss(case), rtol=1e-9, atol=1e-9)
+    for mine, theirs in zip(gradients(ours, case), gradients(plain, case), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("lens", RAGGED.values(), ids=RAGGED.keys())
+def test_the_delay_penalty_scores_tokens_by_their_frame(lens: tuple[list[int], list[int]]) -> None:
+    case = make_case(*lens)
+    ours = transducer_loss(*case.all, eps=0.0, delay_penalty=0.2, reduction="none")
+    plain = torch.stack([recursion(delayed(log_probs(case, b), 0.2), y) for b, y in enumerate(targets(case))])
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours[0], enumerated_loss(case, 0, 0.2), rtol=1e-9, atol=1e-9)
+    for mine, theirs in zip(gradients(ours, case), gradients(plain, case), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("option", ["fastemit", "delay_penalty"])
+def test_both_options_lead_to_earlier_tokens(option: str) -> None:
+    """Descending each gradient for a while, with nothing else to learn, moves the mean frame of the tokens forward."""
+    plain, early = (mean_token_frame(**{option: strength}) for strength in (0.0, 0.1))
+    assert early < plain - 0.2
+
+
+def mean_token_frame(**option: float) -> float:
+    case = make_case([12], [3], vocab=4, joint=8, scale=0.5)
+    optimiser = torch.optim.SGD(case.leaves, lr=0.1)
+    for _ in range(60):
+        optimiser.zero_grad()
+        transducer_loss(*case.all, **option).backward()
+        optimiser.step()
+    apart_tuv = log_probs(case, 0).detach().requires_grad_()
+    (grad_tuv,) = torch.autograd.grad(recursion(apart_tuv, case.targets_bu[0]), apart_tuv)
+    posterior_t = -grad_tuv[:, :, 1:].sum((1, 2))
+    return float((posterior_t * torch.arange(12)).sum() / posterior_t.sum())
+
+
+def test_autocast_around_it_changes_nothing() -> None:
+    case = make_case([5, 7], [3, 2], dtype=torch.float32)
+    outside = transducer_loss(*case.all, eps=0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = transducer_loss(*case.all, eps=0.0)
+    assert torch.equal(inside, outside)
+
+
 def test_reductions() -> None:
     case = make_case([4, 6, 2], [1, 3, 2])
     each = transducer_loss(*case.all, reduction="none")
@@ -252,6 +227,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, chunk_logits: in
     whole = transducer_loss(*case.all, eps=1e-3, reduction="none")
     whole_gradients = gradients(whole, case)
     monkeypatch.setattr(loss, "CHUNK_LOGITS", chunk_logits)
+    monkeypatch.setattr(loss, "CHUNK_POINTS", 1)
     parts = transducer_loss(*case.all, eps=1e-3, reduction="none")
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(gradients(parts, case), whole_gradients, strict=True):
@@ -264,6 +240,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, chunk_logits: in
         ([0, 4], [1, 2], "encoder lengths must be 1 to 4"),
         ([5, 4], [1, 2], "encoder lengths must be 1 to 4"),
         ([4, 4], [1, 3], "a target is longer"),
+        ([4, 4], [1, -1], "a target is longer"),
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(enc_lens: list[int], target_lens: list[int], message: str) -> None:
