@@ -82,6 +82,5 @@ def mel_filters(spec: FrontendSpec) -> npt.NDArray[np.float64]:
 
 @functools.cache
 def _kernel(spec: FrontendSpec) -> logmel_ir.Kernel:
-    # Threads that ask for a new spec at once may each compile it. A lock would prevent that, and hang in a process that
-    # is forked meanwhile.
+    # Threads that ask for a new spec at once may each compile it: 0.1 s are not worth a lock.
     return logmel_ir.kernel(spec, window(spec), mel_filters(spec), float(FLOOR))

@@ -103,7 +103,7 @@ def _loop(session: Session, health: Health | None, trained: Lines | None) -> Non
                 position.missing[-1] += missing.agree()
             if trained is not None:
                 ids = session.corpus.ids([row for rows in batch.rows for row in rows.tolist()])
-                trained.add({"epoch": position.epoch, "step": position.total, "world": session.world, "ids": ids})
+                trained.add({"epoch": position.epoch + 1, "step": position.total, "world": session.world, "ids": ids})
             if health is not None:
                 health.step(position, (position.epoch + position.share) / config.epochs, values)
             if save and position.step < plan.steps:

@@ -14,7 +14,7 @@ from pipelines.candidates import extra
 from pipelines.samples import Sample, Tar
 from shards import index
 from shards.content import Content
-from shards.index import Moments
+from shards.moments import Moments
 from shards.spec import FrontendSpec
 
 # fields of a sample's .json, the first that is there

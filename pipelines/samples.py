@@ -21,7 +21,7 @@ from asr.frontend import logmel
 from manifests import storage
 from manifests.storefaults import shown
 from manifests.tarstream import Damaged, TarStream
-from shards.index import Moments
+from shards.moments import Moments
 from shards.spec import FrontendSpec
 from shards.writer import npy_header
 

@@ -16,7 +16,7 @@ from manifests import parquet, storage
 from manifests.schema import DROPPED_SCHEMA
 from pipelines.shard_plan import Place, Recipe, Shard, safe_split
 from shards import index
-from shards.index import Moments
+from shards.moments import Moments
 
 GROUP_ROWS = 1 << 16  # of a row group: a column of a million rows is read in 16 pieces
 READERS = 16  # files that are asked for at once: a store takes tens of milliseconds for each

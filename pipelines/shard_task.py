@@ -16,7 +16,8 @@ from manifests.schema import Dropped, utterances
 from pipelines import identity
 from pipelines.shard_example import QUARANTINED, Child, Example, Make, examples, make, unseen
 from pipelines.shard_plan import Place, Task
-from shards.index import SCHEMA, Moments
+from shards.index import SCHEMA
+from shards.moments import Moments
 from shards.writer import END, Packed, pack
 
 

@@ -88,7 +88,7 @@ def steps_of(run: Path) -> list[dict]:
     return [json.loads(line) for path in sorted(run.glob("trained-rank*.jsonl")) for line in path.open()]
 
 
-def trained(run: Path, epoch: int = 0) -> Counter[str]:
+def trained(run: Path, epoch: int = 1) -> Counter[str]:
     """How often each utterance was trained on in an epoch."""
     return Counter(id_ for step in steps_of(run) if step["epoch"] == epoch for id_ in step["ids"])
 

@@ -86,8 +86,8 @@ def test_the_number_of_ranks_may_change_more_than_once(
             stop_after(patch, steps)
             assert train_with(world, command) == [1] * world
     assert train_with(1, command) == [0]
-    assert trained(run, 0) == trained(run, 1) == ONCE
-    worlds = Counter(step["world"] for step in steps_of(run) if step["epoch"] == 0)
+    assert trained(run, 1) == trained(run, 2) == ONCE
+    worlds = Counter(step["world"] for step in steps_of(run) if step["epoch"] == 1)
     assert (worlds[2], worlds[3]) == (8, 6) and set(worlds) == {1, 2, 3}
     rates = [r["lr"] for r in records(run) if "lr" in r][4:]  # after the warm-up
     assert rates == sorted(rates, reverse=True)
@@ -136,7 +136,7 @@ def test_a_missing_shard_leaves_no_rank_waiting(toy: Path, tmp_path: Path, capfd
     printed = capfd.readouterr()
     assert printed.err.count("train-00002.tar: cannot be read, its utterances are left out") == 1
     assert "10 times an utterance was left out, 1 shards cannot be read" in printed.out
-    for epoch in (0, 1):
+    for epoch in (1, 2):
         assert trained(tmp_path / "run", epoch) == ONCE - Counter(f"u{i}" for i in range(10, 15))
     (tmp_path / "s" / "train-00003.tar").unlink()  # each rank finds one of them, which is not too many for it
     fresh = [*command, "--max-missing-shards", "1", "--out", str(tmp_path / "other")]
@@ -150,7 +150,7 @@ def test_a_mix_gives_each_corpus_its_share(toy: Path, tmp_path: Path, capsys: py
     assert train.main([*arguments(toy, tmp_path / "run"), "--mix", "large=1,small=0.5", "epochs=2"]) == 0
     out = capsys.readouterr().out
     assert "not each utterance once" in out and "weight 0.5: each utterance 0.5 times" in out
-    both = trained(tmp_path / "run", 0) + trained(tmp_path / "run", 1)
+    both = trained(tmp_path / "run", 1) + trained(tmp_path / "run", 2)
     assert both == Counter({f"u{i}": 2 if i < 20 else 1 for i in range(UTTERANCES)})
     assert train.main([*arguments(toy, tmp_path / "run"), "--mix", "large=1,small=0.4", "epochs=2"]) == 1
     assert "data.mix.small 0.5 then, 0.4 now" in capsys.readouterr().err

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 
 from manifests import parquet
 from shards.content import Content, dequantise, halve, quantise
-from shards.index import INDEX, SCHEMA, STATS, Moments, ShardSet, open_shards, stats_json
+from shards.index import INDEX, SCHEMA, STATS, ShardSet, open_shards, stats_json
+from shards.moments import Moments
 from shards.reader import Reader
 from shards.spec import FrontendSpec
 from shards.writer import END, pack

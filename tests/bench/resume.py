@@ -31,7 +31,7 @@ from asr import resume, session, tokenizer, train
 from configs.load import load
 from shards import index
 from shards.content import Content
-from shards.index import Moments
+from shards.moments import Moments
 from shards.spec import FrontendSpec
 
 REPETITIONS = 5

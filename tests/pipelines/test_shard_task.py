@@ -30,7 +30,8 @@ from pipelines.shard_plan import Place, Recipe, Task, Tasks, plan_shards
 from pipelines.shard_task import TooManyQuarantined, Written, write_shard, write_shard_carefully
 from shards import index
 from shards.content import NAMES, Content, dequantise
-from shards.index import SCHEMA, Moments
+from shards.index import SCHEMA
+from shards.moments import Moments
 from shards.spec import FrontendSpec
 from tests.faulty_proxy import Fault, FaultyProxy
 

@@ -17,7 +17,7 @@ from manifests import parquet
 from manifests.schema import Utterance
 from shards import index
 from shards.content import Content
-from shards.index import Moments
+from shards.moments import Moments
 from shards.spec import FrontendSpec
 from shards.writer import END, pack
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from manifests import storage
 from shards.columns import BATCH_ROWS
 from shards.content import NAMES, Content
-from shards.index import SCHEMA, Moments, ShardSet, open_shards
+from shards.index import SCHEMA, ShardSet, open_shards
+from shards.moments import Moments
 from shards.spec import FrontendSpec
 from tests.shards.noise_sets import Spoken, make_set
 
