@@ -35,6 +35,7 @@ _BUSY = (408, 425, 429)  # and all of 5xx
 _PASSES = ("Connect", "Request", "Timeout", "Interrupted", "Decode")  # kinds of HTTP errors in obstore's texts
 # Where clouds give their own machines credentials; elsewhere nobody answers there, or a firewall does.
 _METADATA = ("169.254.169.254", "metadata.google.internal", "token request")
+_HALF_SET = ("Account must be specified", "Missing AccessKeyId", "Missing SecretAccessKey")  # one of two variables
 
 
 class Broken(OSError):
@@ -120,7 +121,7 @@ def _no_bucket(url: str) -> OSError:
 
 def _os_error(url: str, text: str) -> OSError:
     scheme = url.partition("://")[0]
-    if any(place in text for place in _METADATA) or "Account must be specified" in text:
+    if any(sign in text for sign in (*_METADATA, *_HALF_SET)):
         return OSError(f"{shown(url)}: no credentials; set {_LOGIN.get(scheme, 'them')}")
     if "redirect without LOCATION" in text or "AuthorizationHeaderMalformed" in text or "PermanentRedirect" in text:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"

@@ -144,8 +144,8 @@ def _rest(facts: dict[str, Any], text_field: str | None) -> str:
 
 def _normalised(text_raw: str, language: str, text_field: str | None) -> tuple[str, Fault | None]:
     if not text_raw:
-        where = f"field {text_field} of its .json" if text_field else f".txt, nor {', '.join(TEXT)} in its .json"
-        return "", ("no text", f"it has no {where}")
+        what = f"{text_field} in its .json" if text_field else f".txt, nor {', '.join(TEXT)} in its .json"
+        return "", ("no text", f"it has no {what}")
     try:
         text = normalise(text_raw, language)
     except ValueError as err:

@@ -167,6 +167,12 @@ def test_missing_credentials_are_asked_for(monkeypatch: pytest.MonkeyPatch, url:
     assert said(storage.read_bytes, url).startswith(f"{url}: no credentials; set {variables}")
 
 
+@pytest.mark.parametrize("forgotten", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_half_of_the_credentials_is_none(monkeypatch: pytest.MonkeyPatch, bucket: str, forgotten: str) -> None:
+    monkeypatch.delenv(forgotten)
+    assert said(storage.read_bytes, f"{bucket}/a").startswith(f"{bucket}/a: no credentials; set AWS_ACCESS_KEY_ID and")
+
+
 @pytest.mark.parametrize(
     ("scheme", "settings", "path"),
     [
