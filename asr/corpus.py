@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -109,6 +110,8 @@ def open_cache(args: argparse.Namespace, *sets: ShardSet) -> Cache | None:
         return None
     from shards.cache import Cache
 
+    if args.cache and os.path.exists(args.cache) and not os.path.isdir(args.cache):
+        raise ValueError(f"--cache {args.cache}: is a file; give a folder")
     if args.cache_gb is None:
         return Cache(args.cache)
     if not 0 < args.cache_gb < math.inf:

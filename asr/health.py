@@ -76,7 +76,7 @@ class Health:
         if position.total:
             ranks = [f"{steps:,} steps by {ranks} process(es)" for ranks, steps in position.done]
             before = f"; of this epoch before: {', '.join(ranks)}" if ranks else ""
-            self._say(f"going on after epoch {position.epoch}, step {position.total}{before}")
+            self._say(f"going on after step {position.total}, in epoch {position.epoch + 1}{before}")
 
     def _say(self, text: str) -> None:
         print(text, file=self._out, flush=True)

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+
 from manifests import remote
 from manifests.rawfile import Remote, Upload, Window
 from manifests.storefaults import os_errors, shown
@@ -354,3 +356,8 @@ def _is_still(path: str, file: IO[bytes]) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
+
+
+def memory_map(path: str) -> np.memmap:
+    """A local file as bytes that the system reads when they are touched."""
+    return np.memmap(absolute(path), np.uint8, mode="r")

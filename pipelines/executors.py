@@ -130,6 +130,7 @@ def _connect(address: str) -> None:
             if "Initialization failure" not in why:  # that is of ray://, and says all
                 usual = "10001" if "://" in address else "6379, and ray://HOST:10001 from outside the cluster"
                 why += f"; is it the right port? The usual one is {usual}"
+                why += ". A cluster with a token also wants RAY_AUTH_MODE=token"
             raise ValueError(f"--ray-address {address}: {why}") from None
         except (ValueError, RuntimeError) as err:  # other versions of Python or Ray
             raise ValueError(f"--ray-address {address}: {_one_line(err)}") from None

@@ -1,6 +1,6 @@
 """Room in a cache's folder: what was used least recently goes first, and nothing that somebody is fetching.
 
-A file that is deleted while a reader has it open keeps its bytes until that reader closes it.
+A file that is deleted while a reader has it mapped keeps its bytes until that reader closes it.
 """
 
 import os
