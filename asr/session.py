@@ -170,9 +170,6 @@ def _join_ranks() -> tuple[int, int, torch.device]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    # oneDNN keeps a kernel and its memory for each of the last 1,024 shapes, and batches have ever new shapes: a training
-    # of the tiny model took 2.1 GB after an epoch, with this 1.4 GB and no more time.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     if cuda:
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
