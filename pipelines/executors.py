@@ -8,7 +8,6 @@ through it: a task reads its inputs and writes its outputs by URL and returns a 
 import contextlib
 import logging
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -16,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipelines.cluster import check_address, pack_code
@@ -166,26 +164,14 @@ class _Cluster:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._empty, self._died = _Notice(), _Notice()
-        self._interrupted = False
-        self._before: Any = None
 
     def __enter__(self) -> "_Cluster":
-        here = threading.current_thread() is threading.main_thread()
-        if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
         self._manned_s = time.monotonic()
         self._ask()
         self._thread.start()
         return self
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Ctrl-C. Noted, too: Ray, which looks for signals while it waits, was seen to swallow what that raises."""
-        self._interrupted = True
-        signal.default_int_handler(number, frame)
-
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
         self._ended.set()
         self._thread.join(LOOK_S)  # longer only where the cluster is lost
 
@@ -248,9 +234,6 @@ class _Cluster:
             return reference, None, why
 
     def _check(self) -> None:
-        if self._interrupted:
-            self._interrupted = False
-            raise KeyboardInterrupt
         now_s = time.monotonic()
         if self._answered_s > self._checked_s:
             self._silent_s = 0.0

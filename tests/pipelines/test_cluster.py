@@ -133,7 +133,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def start(held: Held, address: str, lost_s: float = executors.LOST_S) -> subprocess.Popen[str]:
     """The command on a cluster, as a process; it is in the middle once a shard is finished and all nodes work."""
-    code = f"import sys; from pipelines import executors, featurize; executors.LOST_S = {lost_s}; featurize.command()"
+    # A shell's job in the background ignores SIGINT, and so would all that it starts.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from pipelines import executors, featurize; executors.LOST_S = {lost_s}; featurize.command()"
+    )
     command = [sys.executable, "-c", code, *argv(held.manifest, held.out), "--ray-address", address]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes)  # type: ignore[call-overload]

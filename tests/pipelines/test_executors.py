@@ -1,6 +1,5 @@
 """The same calls in this process and over Ray, which is started once for this file."""
 
-import contextlib
 import functools
 import os
 import signal
@@ -56,23 +55,6 @@ def test_no_more_than_asked_are_under_way_at_once(run: Run) -> None:
     for done, _ in enumerate(run(functools.partial(power, 2), items, at_most=1)):
         assert items.taken == done + 1
     assert items.taken == 5
-
-
-class Interrupted(list):
-    """A list over which Ctrl-C comes, and goes by unnoticed as it can inside of Ray."""
-
-    def __iter__(self) -> Iterator[int]:
-        for i, item in enumerate(super().__iter__()):
-            if i == 2:
-                with contextlib.suppress(KeyboardInterrupt):
-                    signal.raise_signal(signal.SIGINT)
-            yield item
-
-
-def test_ctrl_c_ends_a_run_over_ray_whatever_happens_to_it_there(ray_run: Run) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        list(ray_run(functools.partial(power, 2), Interrupted(range(10))))
-    assert len(list(ray_run(functools.partial(power, 2), range(10)))) == 10
 
 
 def reject(item: int) -> int:
