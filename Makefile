@@ -13,7 +13,7 @@ export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 16
 
 help:
 	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (10 minutes on two cores)"
-	@echo "make test    the test suite (three minutes)"
+	@echo "make test    the test suite (five minutes)"
 	@echo "make lint    ruff and mypy"
 
 install: $(VENV)/installed
