@@ -79,12 +79,13 @@ class _Guarded:
             return b""
 
 
-def probe(uri: str) -> AudioInfo:
-    """Length, rate and channels, without decoding. Raises AudioError."""
-    if uri.lower().endswith(".flac") and (found := stream_info(uri)) is not None and found[1] in SAMPLE_RATES:
+def probe(uri: str, data: bytes | None = None) -> AudioInfo:
+    """Length, rate and channels, without decoding; `data` as in `read`. Raises AudioError."""
+    found = stream_info(uri) if data is None and uri.lower().endswith(".flac") else None
+    if found is not None and found[1] in SAMPLE_RATES:
         samples, rate, channels = found
         return AudioInfo(samples / rate, rate, channels)
-    with _open(uri, decode=False) as source:
+    with _open(uri, decode=False, data=data) as source:
         duration_s = source.duration_s()
         if duration_s <= 0:
             raise AudioError(f"{shown(uri)}: has no samples")

@@ -47,6 +47,11 @@ class Batch:
     missing: int = 0  # utterances left out, as their shards cannot be read
 
     @property
+    def utterances(self) -> list[int]:
+        """The rows of all examples, one after the other."""
+        return [row for rows in self.rows for row in rows.tolist()]
+
+    @property
     def weight(self) -> float:
         return 1.0 if self.rows else 0.0
 

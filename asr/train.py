@@ -102,7 +102,7 @@ def _loop(session: Session, health: Health | None, trained: Lines | None) -> Non
             if save or position.total % config.log_steps == 0:
                 position.missing[-1] += missing.agree()
             if trained is not None:
-                ids = session.corpus.ids([row for rows in batch.rows for row in rows.tolist()])
+                ids = session.corpus.ids(batch.utterances)
                 trained.add({"epoch": position.epoch + 1, "step": position.total, "world": session.world, "ids": ids})
             if health is not None:
                 health.step(position, (position.epoch + position.share) / config.epochs, values)
@@ -175,7 +175,7 @@ def train_step(session: Session, batch: data.Batch) -> dict[str, float]:
 
 def _stop_not_finite(session: Session, batch: data.Batch, norm: float) -> None:
     """Gradients are averaged over ranks before the norm is taken, so every rank comes here or none does."""
-    ids = session.corpus.ids([row for rows in batch.rows for row in rows.tolist()])
+    ids = session.corpus.ids(batch.utterances)
     path = not_finite_uri(session.out, session.rank)
     storage.write_text(path, "".join(f"{id_}\n" for id_ in ids))
     raise ValueError(f"step {session.position.total}: the gradient norm is {norm}; that batch's utterances: {path}")

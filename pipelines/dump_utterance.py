@@ -3,7 +3,6 @@
 Of a shard that is not on this machine only the utterance's own bytes are fetched.
 """
 
-import base64
 import io
 import json
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import soundfile
 from asr import audio, frontend
 from manifests import storage
 from pipelines.reporting import charts
-from shards.content import dequantise
+from shards.content import numbers
 from shards.index import ShardSet
 from shards.spec import FrontendSpec
 
@@ -46,11 +45,8 @@ def logmel(shards: ShardSet, row: int, facts: dict[str, Any]) -> Floats:
         return frontend.logmel(audio.read(_audio_uri(shards, row, facts), shards.spec.sample_rate), shards.spec)
     offset, length = int(shards.feature_offset[row]), int(shards.feature_length[row])
     data = np.frombuffer(storage.read_range(_shard(shards, row), offset, length), np.uint8)
-    mels = shards.spec.mels
-    if shards.content.features != "uint8":
-        return data.view(shards.content.features).reshape(-1, mels).astype(np.float32)
-    scale_2f = data[: 8 * mels].view(np.float32).reshape(2, mels)
-    return dequantise(data[-int(shards.frames[row]) * mels :].reshape(-1, mels), scale_2f)
+    feats_tf = numbers(data, shards.content.features, int(shards.frames[row]), shards.spec.mels)
+    return feats_tf.astype(np.float32, copy=False)
 
 
 def _shard(shards: ShardSet, row: int) -> str:
@@ -121,10 +117,10 @@ def resynthesised(feats_tf: Floats, spec: FrontendSpec) -> Floats:
 def _png(shards: ShardSet, row: int, facts: dict[str, Any]) -> tuple[bytes, str]:
     feats_tf = logmel(shards, row, facts)
     picture = np.kron(feats_tf.T[::-1], np.ones((PIXELS, PIXELS), np.float32))
-    uri = charts.heat_map(picture, float(feats_tf.min()), float(feats_tf.max()))
+    png = charts.png(picture, float(feats_tf.min()), float(feats_tf.max()))
     frames, mels = feats_tf.shape
     what = f"log-mel, {frames} frames of {1000 * shards.spec.frame_s:g} ms from left to right, {mels} mels upwards"
-    return base64.b64decode(uri.partition(",")[2]), what
+    return png, what
 
 
 def _txt(shards: ShardSet, row: int, facts: dict[str, Any]) -> tuple[bytes, str]:

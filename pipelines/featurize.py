@@ -83,7 +83,7 @@ def write_shards(args: argparse.Namespace) -> None:
     planned = [(shard, Place(shard.name, out, parts)) for shard in shards]
     sources = [storage.absolute(uri) for uri in args.manifest]
     claim = identity.claim(out, "write-shards", inputs, args.force, sources)
-    if claim.summary is not None and not _is_whole(out):
+    if claim.summary is not None and not shard_index.is_whole(out):
         cli.say(args, f"{out}: was finished, but files are missing or cut short; making it again")
         claim = claim.reopen()
     if claim.summary is not None and args.force and QUARANTINED in claim.summary["dropped"]:
@@ -100,7 +100,8 @@ def write_shards(args: argparse.Namespace) -> None:
         cli.say(args, f"{out}: already done")
     storage.delete_folder(storage.join(out, PARTS))  # also what was left when a finished run died at this very place
     storage.delete_staged(out)
-    cli.summary(args, summary, _describe(summary, out))
+    lists = f"shards are listed in {storage.join(out, 'urls-<split>.txt')}"
+    cli.summary(args, summary, "\n".join([*shard_index.describe(summary, "utterances"), lists]))
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -114,16 +115,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     if args.augment is None:
         return Recipe(spec, content)
     return Recipe(spec, content, load_config(args.augment), args.copies or 1)
-
-
-def _is_whole(out: str) -> bool:
-    """True when the index and all shards that it names are there, in their full length."""
-    try:
-        there = dict(storage.list_files(out, deep=False))
-        files = index.open_shards(out).files
-        return storage.join(out, index.URLS) in there and all(there.get(f.url) == f.size_bytes for f in files)
-    except (ValueError, KeyError, OSError):
-        return False
 
 
 def _hours(table: pa.Table) -> float:
@@ -198,18 +189,6 @@ def _finish(planned: Planned, recipe: Recipe, claim: identity.Claim) -> dict[str
         first = totals.dropped[0].slice(0, 1).to_pylist()[0]
         raise ValueError(f"no utterance could be used; the first: {first['audio']}: {first['detail']}")
     shard_index.write_index(out, totals, recipe)
-    summary = shard_index.summary(totals, recipe)
+    summary = shard_index.summary(totals.splits, totals.dropped, recipe.spec, recipe.content)
     claim.finish(summary)
     return summary
-
-
-def _describe(summary: dict[str, Any], out: str) -> str:
-    rows = [
-        [split, f"{v['utterances']:,}", f"{v['hours']:.2f}", f"{v['shards']:,}", f"{v['bytes'] / 1e6:,.1f}"]
-        for split, v in summary["splits"].items()
-    ]
-    lines = [cli.table(["split", "utterances", "hours", "shards", "MB"], rows)]
-    for reason, v in summary["dropped"].items():
-        lines.append(f"dropped: {reason}: {v['utterances']:,} utterances, {v['hours']:.2f} h (see dropped.parquet)")
-    lines.append(f"shards are listed in {storage.join(out, 'urls-<split>.txt')}")
-    return "\n".join(lines)

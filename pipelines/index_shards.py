@@ -1,7 +1,6 @@
 """index-shards: an index for WebDataset tars that were made elsewhere, of features or audio with their texts."""
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,11 +13,11 @@ from manifests import parquet, storage
 from manifests import text as manifest_text
 from manifests.schema import DROPPED_SCHEMA, to_table
 from manifests.storefaults import shown
-from pipelines import identity
+from pipelines import identity, shard_index
 from pipelines.progress import progress
 from pipelines.sample_rows import TEXT, Rows, Said
 from pipelines.samples import read_tar
-from pipelines.shard_plan import safe_split
+from pipelines.shard_index import Split
 from shards import index
 from shards.lists import listed
 from shards.spec import FrontendSpec
@@ -58,7 +57,7 @@ def index_shards(args: argparse.Namespace) -> None:
     versions = {"version": VERSION, "text_version": manifest_text.VERSION, "index_version": index.VERSION}
     inputs = {"shards": sizes, "frontend": asdict(spec)} | asdict(said) | versions
     claim = identity.claim(out, STEP, inputs, args.force, list(sizes))
-    if claim.summary is not None and not _is_whole(out):
+    if claim.summary is not None and not shard_index.is_whole(out):
         cli.say(args, f"{out}: was finished, but files are missing or cut short; making it again")
         claim = claim.reopen()
     if claim.summary is None:
@@ -98,16 +97,6 @@ def _tars(sources: Sequence[str]) -> list[str]:
     return urls
 
 
-def _is_whole(out: str) -> bool:
-    """True when the index and all shards that it names are there, in their full length."""
-    try:
-        files = index.open_shards(out).files
-        lists = storage.exists(storage.join(out, index.URLS))
-        return lists and all(storage.size_bytes(file.url) == file.size_bytes for file in files)
-    except (ValueError, OSError):
-        return False
-
-
 def _leave(out: str) -> None:
     """Nothing is made, so the next command may have other inputs."""
     storage.delete_staged(out)
@@ -122,43 +111,16 @@ def _finish(rows: Rows, left_out: Counter[str], spec: FrontendSpec, claim: ident
         first = f"; the first: {rows.dropped[0].reason}: {rows.dropped[0].detail}" if rows.dropped else ""
         raise ValueError(f"no sample could be used of {len(rows.dropped)}{first}")
     parquet.write(storage.join(out, index.INDEX), pa.concat_tables(rows.tables))
-    parquet.write(storage.join(out, parquet.DROPPED), to_table(rows.dropped, DROPPED_SCHEMA))
-    stats = json.dumps(index.stats_json(spec, {split: rows.moments}, rows.content), indent=1)
-    storage.write_text(storage.join(out, index.STATS), stats + "\n")
-    names = "".join(f"{name}\n" for name in rows.tars)
-    storage.write_text(storage.join(out, f"urls-{safe_split(split)}.txt"), names)
-    storage.write_text(storage.join(out, index.URLS), names)
-    summary = _summary(rows, left_out, spec, split)
+    splits = {split: Split(rows.moments, sum(map(len, rows.tables)), sum(rows.tars.values()), list(rows.tars))}
+    dropped = [to_table(rows.dropped, DROPPED_SCHEMA)]
+    shard_index.write_beside(out, splits, dropped, spec, rows.content)
+    summary = shard_index.summary(splits, dropped, spec, rows.content) | {"left_out": dict(left_out)}
     claim.finish(summary)
     return summary
 
 
-def _summary(rows: Rows, left_out: Counter[str], spec: FrontendSpec, split: str) -> dict[str, Any]:
-    assert rows.content
-    hours = rows.moments.frames * spec.frame_s / 3600
-    counts = {"utterances": sum(map(len, rows.tables)), "hours": round(hours, 4), "shards": len(rows.tars)}
-    reasons: dict[str, dict[str, float]] = {}
-    for row in rows.dropped:
-        reason = reasons.setdefault(row.reason, {"utterances": 0, "hours": 0.0})
-        reason["utterances"] += 1
-        reason["hours"] += row.duration_s / 3600
-    return {
-        "splits": {split: counts | {"bytes": sum(rows.tars.values())}},
-        "dropped": reasons,
-        "left_out": dict(left_out),
-        "content": rows.content.name,
-        "fingerprint": spec.fingerprint,
-    }
-
-
 def _describe(summary: dict[str, Any], out: str) -> str:
-    table = [
-        [split, f"{v['utterances']:,}", f"{v['hours']:.2f}", f"{v['shards']:,}", f"{v['bytes'] / 1e6:,.1f}"]
-        for split, v in summary["splits"].items()
-    ]
-    lines = [cli.table(["split", "utterances", "hours", "shards", "MB"], table)]
-    for reason, v in summary["dropped"].items():
-        lines.append(f"dropped: {reason}: {v['utterances']:,} samples, {v['hours']:.2f} h (see dropped.parquet)")
+    lines = shard_index.describe(summary, "samples")
     for what, count in summary["left_out"].items():
         lines.append(f"left out: {what}: {count:,}")
     lines.append(f"content: {summary['content']}; read the set as {out}")

@@ -5,16 +5,13 @@ facts are kept (where its parts lie, how many frames, what its text is), so that
 """
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
-import av
 import numpy as np
-import soundfile
 
 from asr import audio
 from asr.frontend import logmel
@@ -193,16 +190,5 @@ def _features(part: Part, data: bytes, spec: FrontendSpec) -> Features:
 def _sound(part: Part, format: str, data: bytes, spec: FrontendSpec) -> Sound:
     samples = audio.read(part.name, spec.sample_rate, data=data)
     feats_tf = logmel(samples, spec)
-    rate, channels = _own(data)
-    return Sound(part, format, len(samples) / spec.sample_rate, rate, channels, Moments.of(feats_tf))
-
-
-def _own(data: bytes) -> tuple[int, int]:
-    """Sample rate and channels of a file that could be decoded."""
-    try:
-        info = soundfile.info(io.BytesIO(data))
-        return int(info.samplerate), int(info.channels)
-    except soundfile.LibsndfileError:  # what FFmpeg has read
-        with av.open(io.BytesIO(data)) as container:
-            stream = container.streams.audio[0]
-            return int(stream.rate), int(stream.channels)
+    own = audio.probe(part.name, data)
+    return Sound(part, format, len(samples) / spec.sample_rate, own.sample_rate, own.channels, Moments.of(feats_tf))

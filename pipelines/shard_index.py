@@ -12,11 +12,14 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configs import cli
 from manifests import parquet, storage
 from manifests.schema import DROPPED_SCHEMA
 from pipelines.shard_plan import Place, Recipe, Shard, safe_split
 from shards import index
+from shards.content import Content
 from shards.moments import Moments
+from shards.spec import FrontendSpec
 
 GROUP_ROWS = 1 << 16  # of a row group: a column of a million rows is read in 16 pieces
 READERS = 16  # files that are asked for at once: a store takes tens of milliseconds for each
@@ -74,6 +77,17 @@ def _record(place: Place) -> dict[str, Any]:
     return record
 
 
+def is_whole(out: str) -> bool:
+    """True when the index and all shards that it names are there, in their full length."""
+    try:
+        there = dict(storage.list_files(out, deep=False))
+        files = index.open_shards(out).files
+        lists = storage.join(out, index.URLS) in there
+        return lists and all((there.get(f.url) or storage.size_bytes(f.url)) == f.size_bytes for f in files)
+    except (ValueError, KeyError, OSError):
+        return False
+
+
 def write_index(out: str, totals: Totals, recipe: Recipe) -> None:
     """Everything that stands beside the tars."""
     with (
@@ -82,14 +96,20 @@ def write_index(out: str, totals: Totals, recipe: Recipe) -> None:
     ):
         for rows in _grouped(in_turn(lambda place: parquet.read(place.rows_uri), totals.used)):
             writer.write_table(rows, row_group_size=len(rows))
-    dropped = pa.concat_tables([*totals.dropped, DROPPED_SCHEMA.empty_table()])
-    parquet.write(storage.join(out, parquet.DROPPED), dropped)
-    moments = {name: split.moments for name, split in totals.splits.items()}
-    stats = json.dumps(index.stats_json(recipe.spec, moments, recipe.content), indent=1)
+    write_beside(out, totals.splits, totals.dropped, recipe.spec, recipe.content)
+
+
+def write_beside(
+    out: str, splits: dict[str, Split], dropped: Sequence[pa.Table], spec: FrontendSpec, content: Content
+) -> None:
+    """What was dropped, the statistics and the lists of a set whose index.parquet is there."""
+    parquet.write(storage.join(out, parquet.DROPPED), pa.concat_tables([*dropped, DROPPED_SCHEMA.empty_table()]))
+    moments = {name: split.moments for name, split in splits.items()}
+    stats = json.dumps(index.stats_json(spec, moments, content), indent=1)
     storage.write_text(storage.join(out, index.STATS), stats + "\n")
-    for name, split in totals.splits.items():
+    for name, split in splits.items():
         _write_list(storage.join(out, f"urls-{safe_split(name)}.txt"), split.tars)
-    _write_list(storage.join(out, index.URLS), [tar for split in totals.splits.values() for tar in split.tars])
+    _write_list(storage.join(out, index.URLS), [tar for split in splits.values() for tar in split.tars])
 
 
 def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -108,23 +128,35 @@ def _write_list(uri: str, names: list[str]) -> None:
     storage.write_text(uri, "".join(f"{name}\n" for name in names))
 
 
-def summary(totals: Totals, recipe: Recipe) -> dict[str, Any]:
+def summary(
+    splits: dict[str, Split], dropped: Sequence[pa.Table], spec: FrontendSpec, content: Content
+) -> dict[str, Any]:
     """What step.json keeps and --json prints."""
     reasons: dict[str, dict[str, float]] = {}
-    for table in totals.dropped:
+    for table in dropped:
         for row in table.select(["reason", "duration_s"]).to_pylist():
             reason = reasons.setdefault(row["reason"], {"utterances": 0, "hours": 0.0})
             reason["utterances"] += 1
             reason["hours"] += row["duration_s"] / 3600
-    splits = {
+    counts = {
         name: {
             "utterances": split.utterances,
-            "hours": round(split.moments.frames * recipe.spec.frame_s / 3600, 4),
+            "hours": round(split.moments.frames * spec.frame_s / 3600, 4),
             "shards": len(split.tars),
             "bytes": split.bytes,
         }
-        for name, split in totals.splits.items()
+        for name, split in splits.items()
     }
-    return {
-        "splits": splits, "dropped": reasons, "content": recipe.content.name, "fingerprint": recipe.spec.fingerprint,
-    }  # fmt: skip
+    return {"splits": counts, "dropped": reasons, "content": content.name, "fingerprint": spec.fingerprint}
+
+
+def describe(summary: dict[str, Any], rows: str) -> list[str]:
+    """The same as lines for people; `rows` is what the set has a row for: utterances, or samples."""
+    table = [
+        [split, f"{v['utterances']:,}", f"{v['hours']:.2f}", f"{v['shards']:,}", f"{v['bytes'] / 1e6:,.1f}"]
+        for split, v in summary["splits"].items()
+    ]
+    lines = [cli.table(["split", "utterances", "hours", "shards", "MB"], table)]
+    for reason, v in summary["dropped"].items():
+        lines.append(f"dropped: {reason}: {v['utterances']:,} {rows}, {v['hours']:.2f} h (see dropped.parquet)")
+    return lines

@@ -46,6 +46,17 @@ _WRITTEN = (
 NAMES: tuple[str, ...] = tuple(content.name for content in _WRITTEN)
 
 
+def numbers(data: np.ndarray, features: str, frames: int, mels: int) -> np.ndarray:
+    """Log-mel [frames, mels] out of the bytes (uint8) that an index names for it.
+
+    Float16 and float32 are a view; uint8, which has its scale before it, becomes float32.
+    """
+    if features != "uint8":
+        return data.view(features).reshape(-1, mels)
+    scale_2f = data[: 8 * mels].view(np.float32).reshape(2, mels)
+    return dequantise(data[-frames * mels :].reshape(-1, mels), scale_2f)
+
+
 def halve(feats_tf: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     """feats_tf.astype(np.float16) in half of the time, and bit for bit the same from 2^-14 on.
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from manifests import storage
 from manifests.storefaults import shown
 from shards.cache import Cache
-from shards.content import dequantise
+from shards.content import numbers
 from shards.index import ShardFile, ShardSet
 
 MAPS = 128  # open at a time: each holds a file descriptor, and a process has 1,024 of them
@@ -34,7 +34,6 @@ class Reader:
                 )
         self._shards = shards
         self._cache = cache
-        self._mels = shards.spec.mels
         self._lock = threading.Lock()
         self._maps: dict[int, np.ndarray] = {}
         self._mapped_bytes = 0
@@ -45,10 +44,7 @@ class Reader:
         shards = self._shards
         assert shards.content.features, "this shard set has no features"
         data = self._data(row, int(shards.feature_offset[row]), int(shards.feature_length[row]))
-        if shards.content.features != "uint8":
-            return data.view(shards.content.features).reshape(-1, self._mels)
-        scale_2f = data[: 8 * self._mels].view(np.float32).reshape(2, self._mels)
-        return dequantise(data[-int(shards.frames[row]) * self._mels :].reshape(-1, self._mels), scale_2f)
+        return numbers(data, shards.content.features, int(shards.frames[row]), shards.spec.mels)
 
     def audio(self, row: int) -> bytes:
         """The encoded audio file of a row."""

@@ -113,13 +113,18 @@ def top_share(counts: npt.NDArray[np.int64]) -> float:
 
 
 def heat_map(values_yx: npt.NDArray[np.float32], low: float, high: float) -> str:
-    """A PNG as a data: URI, a pixel for each value, row 0 at the top, dark for `low` and bright for `high`."""
+    """`png` as a data: URI."""
+    return data_uri("image/png", png(values_yx, low, high))
+
+
+def png(values_yx: npt.NDArray[np.float32], low: float, high: float) -> bytes:
+    """A picture with a pixel for each value, row 0 at the top, dark for `low` and bright for `high`."""
     scaled = (values_yx - low) * (_COLOURS - 1) / max(high - low, 1e-9)
     pixels = np.clip(np.rint(scaled), 0, _COLOURS - 1).astype(np.uint8)
     height, width = pixels.shape
     rows = np.zeros((height, width + 1), np.uint8)  # every row of a PNG begins with its filter: 0, none
     rows[:, 1:] = pixels
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
         _chunk(kind, data)
         for kind, data in (
             (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),  # 8 bits, an index into the palette
@@ -128,7 +133,6 @@ def heat_map(values_yx: npt.NDArray[np.float32], low: float, high: float) -> str
             (b"IEND", b""),
         )
     )
-    return data_uri("image/png", png)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -99,8 +99,7 @@ def test_without_a_ctc_head_its_loss_is_0() -> None:
     assert not any(name.startswith("ctc") for name in model.state_dict())
 
 
-def test_steps_of_the_predictor_equal_one_pass(make_model: MakeModel) -> None:
-    model = make_model()
+def check_steps_equal_one_pass(model: Transducer) -> None:
     tokens_bu = torch.randint(1, 12, (2, 6))
     whole_bup, _ = model.predictor(functional.pad(tokens_bu, (1, 0), value=BLANK), None)
     state, everywhere = model.start(2), torch.tensor([True, True])
@@ -109,6 +108,10 @@ def test_steps_of_the_predictor_equal_one_pass(make_model: MakeModel) -> None:
         state = model.advance(tokens_bu[:, u], state, everywhere)
         outs.append(state.joint_bj)
     torch.testing.assert_close(torch.stack(outs, 1), model.pred_joint(whole_bup), rtol=1e-4, atol=1e-4)
+
+
+def test_steps_of_the_predictor_equal_one_pass(make_model: MakeModel) -> None:
+    check_steps_equal_one_pass(make_model())
 
 
 @pytest.mark.parametrize("where", [[True, False, True], [False, False, False], [False, True, False]])
@@ -137,15 +140,7 @@ def stateless(context: int, seed: int = 6) -> Transducer:
 
 @pytest.mark.parametrize("context", [1, 2, 4])
 def test_steps_of_a_stateless_predictor_equal_one_pass(context: int) -> None:
-    model = stateless(context)
-    tokens_bu = torch.randint(1, 12, (2, 6))
-    whole_bup, _ = model.predictor(functional.pad(tokens_bu, (1, 0), value=BLANK), None)
-    state, everywhere = model.start(2), torch.tensor([True, True])
-    outs = [state.joint_bj]
-    for u in range(6):
-        state = model.advance(tokens_bu[:, u], state, everywhere)
-        outs.append(state.joint_bj)
-    torch.testing.assert_close(torch.stack(outs, 1), model.pred_joint(whole_bup), rtol=1e-4, atol=1e-4)
+    check_steps_equal_one_pass(stateless(context))
 
 
 @pytest.mark.parametrize("context", [1, 2, 4])

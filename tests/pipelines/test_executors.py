@@ -13,14 +13,6 @@ from pipelines import executors
 from pipelines.executors import Run
 
 
-@pytest.fixture(scope="module")
-def ray_run() -> Iterator[Run]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this file's functions by its name
-        with executors.executor(1) as run:
-            yield run
-
-
 @pytest.fixture(params=["inline", "ray"])
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     if request.param == "ray":

@@ -362,14 +362,6 @@ def test_a_task_gives_up_when_it_is_not_the_utterances(
 # What kills
 
 
-@pytest.fixture(scope="module")
-def ray_run() -> Iterator[Run]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this file's functions by its name
-        with executors.executor(1) as run:
-            yield run
-
-
 POISON = b"\xde\xad\xbe\xef" * 4
 
 
