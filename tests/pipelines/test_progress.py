@@ -1,9 +1,12 @@
 """What a user sees of a long job, in a log and on a terminal."""
 
+import io
 import os
 import pty
+import queue
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,16 +31,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+class Log(io.TextIOBase):
+    """Takes the place of stderr. capfd loses what another thread writes between its reading and its emptying."""
+
+    def __init__(self) -> None:
+        self.written: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def write(self, text: str) -> int:
+        self.written.put(text)
+        return len(text)
+
+
 @pytest.fixture
-def last_line(monkeypatch: pytest.MonkeyPatch, capfd: Out) -> Callable[[], str]:
+def last_line(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """A function that waits for the next line of a log that gets one all the time."""
+    log = Log()
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=log))
     monkeypatch.setattr(progress, "LINE_S", 0.001)
 
     def last() -> str:
-        capfd.readouterr()
+        while not log.written.empty():
+            log.written.get()
         lines = ""
         while lines.count("\n") < 3:  # the first may have been on its way
-            lines += capfd.readouterr().err
+            lines += log.written.get()
         return lines.split("\n")[-2]
 
     return last
