@@ -19,8 +19,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from asr.model_config import ModelConfig
 from asr.tokenizer import Tokenizer
-from asr.transducer import Transducer, TransducerConfig
+from asr.transducer import Transducer
 from configs.load import build
 from manifests import storage
 from shards.spec import FrontendSpec
@@ -101,7 +102,7 @@ def load(uri: str) -> Bundle:
     if tokenizer.fingerprint != facts["vocab"]["fingerprint"]:
         raise ValueError(f"{uri}/{VOCAB}: is not the vocabulary that this model was trained with")
     spec = build(FrontendSpec, facts["frontend"], f"{uri}/{FACTS}: frontend")
-    config = build(TransducerConfig, facts["model"], f"{uri}/{FACTS}: model")
+    config = build(ModelConfig, facts["model"], f"{uri}/{FACTS}: model")
     model = Transducer(config, spec.mels, tokenizer.size)
     try:
         model.load_state_dict(load_tensors(weights))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from asr.augment import AugmentConfig
-from asr.transducer import TransducerConfig
+from asr.model_config import LossConfig, ModelConfig
 
 MAX_SEED = 2**32 - 1  # torch takes 64 bits, and a step's seed is made of this, the step and the rank
 MAX_WEIGHT = 1000  # an epoch is held in memory: with a weight of a billion there would be none
@@ -56,13 +56,12 @@ class TrainConfig:
     epochs: int = 30
     seed: int = 0
     shortest_first: int = 1  # epochs in order of length, without augmentation, to leave the all-blank phase
-    ctc_weight: float = 0.3
-    loss_eps: float = 1e-4
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor multiplies it natively
     log_steps: int = 20
     save_steps: int = 500
     dev_epochs: int = 1  # recognise the dev set every so many epochs
-    model: TransducerConfig = field(default_factory=TransducerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -162,15 +162,15 @@ def train_step(session: Session, batch: data.Batch) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed)
         feats = augment.spec_augment(feats, lens, config.augment, session.bundle.spec.frame_s, generator)
     targets, target_lens = (x.to(session.device, non_blocking=True) for x in (batch.targets_bu, batch.target_lens_b))
-    losses = session.trained(feats, lens, targets, target_lens, config.loss_eps, session.precision)
+    losses = session.trained(feats, lens, targets, target_lens, config.loss, session.precision, session.position.total)
     session.optimiser.zero_grad(set_to_none=True)
     # A batch that has lost all its examples takes part all the same: the other ranks wait for its gradient.
-    ((losses.transducer + config.ctc_weight * losses.ctc) * batch.weight).backward()
+    (losses.total * batch.weight).backward()
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip))
     if not math.isfinite(norm):
         _stop_not_finite(session, batch, norm)
     session.optimiser.step()
-    return {"loss": losses.transducer.item(), "ctc": losses.ctc.item(), "grad_norm": norm}
+    return {"loss": losses.main.item(), "ctc": losses.ctc.item(), "grad_norm": norm}
 
 
 def _stop_not_finite(session: Session, batch: data.Batch, norm: float) -> None:

@@ -5,8 +5,8 @@ Shape letters: b batch, t frames, f mels, u tokens, e encoder output, p predicto
 
 import importlib
 import pkgutil
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,34 +15,12 @@ from torch.nn import functional
 
 import asr.encoders
 from asr.loss import Precision, transducer_loss
+from asr.model_config import LossConfig, ModelConfig
 from asr.tokenizer import BLANK
 from configs.load import build
 
 T = TypeVar("T", int, Tensor, np.ndarray)
-
-
-@dataclass(frozen=True)
-class TransducerConfig:
-    encoder: str = "lstm"  # a module of asr/encoders
-    encoder_options: dict[str, Any] = field(default_factory=dict)  # its Config
-    embedding: int = 64
-    predictor_layers: int = 1
-    predictor_hidden: int = 256
-    predictor_projection: int = 256
-    predictor_dropout: float = 0.0
-    predictor: Literal["lstm", "stateless"] = "lstm"
-    predictor_context: int = 2  # tokens that a stateless one sees
-    joint: int = 256
-    tail_frames: int = 0  # encoder frames of mean input behind an utterance, in which its last words come out
-    ctc: bool = True  # a CTC head on the encoder, used in training only
-
-    def __post_init__(self) -> None:
-        for name in ("embedding", "predictor_layers", "predictor_hidden", "predictor_projection", "predictor_context",
-                     "joint"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.tail_frames < 0:
-            raise ValueError(f"model.tail_frames is {self.tail_frames}; it must be 0 or more")
+DEFAULT_LOSS = LossConfig()
 
 
 @dataclass
@@ -62,8 +40,9 @@ class PredictorState:
 class Losses:
     """Means over the utterances of a batch, in nats."""
 
-    transducer: Tensor
-    ctc: Tensor
+    total: Tensor  # what training minimises
+    main: Tensor  # of the transducer, or of a CTC model
+    ctc: Tensor  # of the CTC head beside a transducer; 0 without one
 
 
 class Encoder(Protocol):
@@ -103,7 +82,7 @@ def make_encoder(name: str, options: dict[str, Any], mels: int) -> Encoder:
 class Predictor(nn.Module):
     """Embedding -> LSTM -> projection over the tokens so far; a sequence starts with blank."""
 
-    def __init__(self, config: TransducerConfig, vocab: int) -> None:
+    def __init__(self, config: ModelConfig, vocab: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab, config.embedding)
         self.lstm = nn.LSTM(
@@ -122,7 +101,7 @@ class Predictor(nn.Module):
 class StatelessPredictor(nn.Module):
     """Embedding -> causal convolution -> projection over the last tokens alone (Ghodsi et al. 2020)."""
 
-    def __init__(self, config: TransducerConfig, vocab: int) -> None:
+    def __init__(self, config: ModelConfig, vocab: int) -> None:
         super().__init__()
         self.context = config.predictor_context
         self.embedding = nn.Embedding(vocab, config.embedding)
@@ -148,7 +127,7 @@ class Transducer(nn.Module):
     mean_f: Tensor
     scale_f: Tensor
 
-    def __init__(self, config: TransducerConfig, mels: int, vocab: int) -> None:
+    def __init__(self, config: ModelConfig, mels: int, vocab: int) -> None:
         super().__init__()
         self.config = config
         self.vocab = vocab
@@ -186,24 +165,26 @@ class Transducer(nn.Module):
 
     def forward(
         self, feats_btf: Tensor, lens_b: Tensor, targets_bu: Tensor, target_lens_b: Tensor,
-        eps: float = 1e-4, precision: Precision = "fp32",
+        config: LossConfig = DEFAULT_LOSS, precision: Precision = "fp32", step: int = 0,
     ) -> Losses:  # fmt: skip
-        """Losses of a batch. Features are normalised; targets are padded with any token."""
+        """Losses of a batch. Features are normalised; targets are padded with any token; `step` counts from 0."""
         with torch.autocast(feats_btf.device.type, torch.bfloat16, enabled=precision == "bf16"):
             enc_bte, enc_lens_b = self.encode(feats_btf, lens_b)
             pred_bup, _ = self.predictor(functional.pad(targets_bu, (1, 0), value=BLANK), None)
         enc_bte, pred_bup = enc_bte.float(), pred_bup.float()
         loss = transducer_loss(
             self.enc_joint(enc_bte), self.pred_joint(pred_bup), self.output.weight, self.output.bias,
-            targets_bu, enc_lens_b, target_lens_b, blank=BLANK, eps=eps, precision=precision,
+            targets_bu, enc_lens_b, target_lens_b, blank=BLANK, eps=config.eps, precision=precision,
+            fastemit=config.fastemit, delay_penalty=config.delay_penalty,
         )  # fmt: skip
         if self.ctc is None:
-            return Losses(loss, torch.zeros_like(loss))
+            return Losses(loss, loss, torch.zeros_like(loss))
         logp_tbv = self.ctc(enc_bte).log_softmax(-1).transpose(0, 1)
         ctc_b = functional.ctc_loss(
             logp_tbv, targets_bu, enc_lens_b, target_lens_b, blank=BLANK, reduction="none", zero_infinity=True
         )
-        return Losses(loss, ctc_b.mean())
+        ctc = ctc_b.mean()
+        return Losses(loss + config.ctc_weight * ctc, loss, ctc)
 
     def start(self, batch: int) -> PredictorState:
         """The predictor's state before the first token."""

@@ -10,8 +10,9 @@ from toys import TEXTS, Toy, row_features, write_toys
 
 from asr import tokenizer
 from asr.checkpoint import Bundle
+from asr.model_config import ModelConfig
 from asr.tokenizer import Tokenizer
-from asr.transducer import BLANK, Transducer, TransducerConfig
+from asr.transducer import BLANK, Transducer
 from shards.spec import FrontendSpec
 
 MakeModel = Callable[..., Transducer]
@@ -47,7 +48,7 @@ def make_model() -> MakeModel:
     def make(seed: int = 4, mels: int = 8, size: int = 12, blank_bias: float = 6.0, tail_frames: int = 0) -> Transducer:
         torch.manual_seed(seed)
         encoder = {"layers": 2, "hidden": 16, "projection": 12, "stack": 3, "reduce_after": [1]}
-        config = TransducerConfig("lstm", encoder, 8, 1, 16, 12, joint=16, tail_frames=tail_frames)
+        config = ModelConfig("lstm", encoder, 8, 1, 16, 12, joint=16, tail_frames=tail_frames)
         model = Transducer(config, mels, size)
         with torch.no_grad():
             for layer, factor in ((model.enc_joint, 20), (model.pred_joint, 40), (model.output, 6)):

@@ -41,7 +41,7 @@ def trained(model: Transducer, steps: int, optimiser: torch.optim.Optimizer) -> 
         feats_btf = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(seed))
         optimiser.zero_grad()
         losses = model(feats_btf, torch.tensor([24, 18]), torch.tensor([[2, 3, 4], [5, 6, 7]]), torch.tensor([3, 2]))
-        (losses.transducer + losses.ctc).backward()
+        (losses.main + losses.ctc).backward()
         optimiser.step()
 
 

@@ -16,9 +16,10 @@ from asr.decode import Token
 from asr.encoders import conformer
 from asr.encoders.conformer import LONGEST, REDUCTION, Config, Encoder, LayerState, State
 from asr.frontend import logmel
+from asr.model_config import ModelConfig
 from asr.recipe import TrainConfig
 from asr.tokenizer import Tokenizer
-from asr.transducer import BLANK, Transducer, TransducerConfig, make_encoder
+from asr.transducer import BLANK, Transducer, make_encoder
 from configs.load import load
 from shards.spec import FrontendSpec
 
@@ -171,11 +172,11 @@ def test_training_draws_the_size_of_the_chunks() -> None:
 
 
 def test_bfloat16_is_near_float32() -> None:
-    model = Transducer(TransducerConfig("conformer", small_options()), MELS, vocab=9).eval()
+    model = Transducer(ModelConfig("conformer", small_options()), MELS, vocab=9).eval()
     batch = (features(2, 8), torch.tensor([64, 40]), torch.randint(1, 9, (2, 5)), torch.tensor([5, 2]))
     exact, rounded = (model(*batch, precision=p) for p in ("fp32", "bf16"))
-    assert rounded.transducer.item() == pytest.approx(exact.transducer.item(), rel=0.02)
-    assert rounded.transducer != exact.transducer
+    assert rounded.main.item() == pytest.approx(exact.main.item(), rel=0.02)
+    assert rounded.main != exact.main
 
 
 def small_options() -> dict[str, Any]:
@@ -199,7 +200,7 @@ def streamed(model: Transducer, feats_tf: Tensor) -> list[Token]:
 @pytest.mark.parametrize("predictor", ["lstm", "stateless"])
 def test_streams_say_what_whole_utterances_of_a_batch_say_at_every_size_of_chunks(predictor: str) -> None:
     torch.manual_seed(5)
-    config = TransducerConfig("conformer", small_options(), predictor=predictor, tail_frames=2)
+    config = ModelConfig("conformer", small_options(), predictor=predictor, tail_frames=2)
     model = Transducer(config, MELS, vocab=20).eval()
     model.set_normalisation(torch.full((MELS,), 0.2), torch.full((MELS,), 1.5))
     with torch.no_grad():  # a random model else says the same all the time
@@ -264,7 +265,7 @@ def test_it_learns_a_handful_of_real_utterances_for_chunks_of_every_size(speech_
     size = tokenizer.smallest_size(texts, byte_fallback=False) + 20
     vocab = Tokenizer(tokenizer.train(texts, "bpe", size, byte_fallback=False))
     options = {"layers": 6, "width": 144, "heads": 4, "dropout": 0.0}
-    config = TransducerConfig("conformer", options, predictor="stateless", joint=192, tail_frames=3)
+    config = ModelConfig("conformer", options, predictor="stateless", joint=192, tail_frames=3)
     model = Transducer(config, 80, vocab.size)
     model.set_normalisation(torch.cat(feats).mean(0), torch.cat(feats).var(0))
     targets = [vocab.encode(text) for text in texts]
@@ -277,7 +278,7 @@ def test_it_learns_a_handful_of_real_utterances_for_chunks_of_every_size(speech_
         assert sum(a == b for a, b in zip(said, texts, strict=True)) >= 6, said
         with torch.inference_mode():
             losses = model(*_batch([model.normalise(feats_tf) for feats_tf in feats], targets))
-        assert losses.transducer < 0.2 and losses.ctc < 0.2  # nats for each utterance, at first 90
+        assert losses.main < 0.2 and losses.ctc < 0.2  # nats for each utterance, at first 90
 
 
 def _batch(feats: list[Tensor], targets: list[list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -294,7 +295,7 @@ def _overfit(model: Transducer, feats: list[Tensor], targets: list[list[int]], s
     for _ in range(steps):
         losses = model(*batch)
         optimiser.zero_grad()
-        (losses.transducer + losses.ctc).backward()
+        (losses.main + losses.ctc).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         schedule.step()

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from asr.transducer import Encoder, Transducer, TransducerConfig, chunk_of, encoder_names, make_encoder
+from asr.model_config import ModelConfig
+from asr.transducer import Encoder, Transducer, chunk_of, encoder_names, make_encoder
 
 MELS = 7
 LSTM = [
@@ -108,7 +109,7 @@ def test_the_future_never_changes_the_past(name: str, options: dict[str, Any]) -
 
 @every_encoder
 def test_lengths_are_rounded_up(name: str, options: dict[str, Any]) -> None:
-    model = Transducer(TransducerConfig(name, options), MELS, vocab=4).eval()
+    model = Transducer(ModelConfig(name, options), MELS, vocab=4).eval()
     reduction = model.encoder.reduction
     for frames in range(1, 2 * reduction + 2):
         enc_bte, lens_b = model.encode(features(1, frames), torch.tensor([frames]))
@@ -119,7 +120,7 @@ def test_lengths_are_rounded_up(name: str, options: dict[str, Any]) -> None:
 
 @every_encoder
 def test_padding_of_a_batch_changes_nothing(name: str, options: dict[str, Any]) -> None:
-    model = Transducer(TransducerConfig(name, options), MELS, vocab=4).eval()
+    model = Transducer(ModelConfig(name, options), MELS, vocab=4).eval()
     lens = [2 * model.encoder.reduction + 1, 5 * model.encoder.reduction, 1]
     feats_btf = features(3, max(lens))
     for b, frames in enumerate(lens):

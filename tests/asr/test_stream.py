@@ -15,8 +15,9 @@ from asr import decode, stream
 from asr.checkpoint import Bundle
 from asr.decode import MAX_SYMBOLS
 from asr.frontend import logmel
+from asr.model_config import ModelConfig
 from asr.stream import StreamState, Word
-from asr.transducer import BLANK, Transducer, TransducerConfig
+from asr.transducer import BLANK, Transducer
 
 MakeModel = Callable[..., Transducer]
 
@@ -79,7 +80,7 @@ def chunked(request: pytest.FixtureRequest, bundle: Bundle) -> Bundle:
     """A random Conformer whose chunks have so many encoder frames of 80 ms."""
     torch.manual_seed(3)
     options = {"layers": 2, "width": 16, "heads": 2, "channels": 3, "left": 5, "chunk": request.param}
-    config = TransducerConfig("conformer", options, predictor="stateless", tail_frames=2)
+    config = ModelConfig("conformer", options, predictor="stateless", tail_frames=2)
     model = Transducer(config, bundle.spec.mels, bundle.tokenizer.size).eval()
     model.set_normalisation(bundle.model.mean_f, bundle.model.scale_f**-2)
     with torch.no_grad():  # a random model else says the same all the time

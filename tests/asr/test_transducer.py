@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from asr.transducer import BLANK, Transducer, TransducerConfig
+from asr.model_config import ModelConfig
+from asr.transducer import BLANK, Transducer
 
 MakeModel = Callable[..., Transducer]
 
@@ -74,28 +75,28 @@ def test_the_loss_is_that_of_the_models_own_logits(make_model: MakeModel) -> Non
     after = model.advance(token_b, start, torch.tensor([True]))
     first, second = (model.logits(enc_bj, s).log_softmax(1)[0] for s in (start, after))
     losses = model(feats_btf, torch.tensor([feats_btf.shape[1]]), token_b[:, None], torch.tensor([1]))
-    torch.testing.assert_close(losses.transducer, -(first[5] + second[BLANK]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses.main, -(first[5] + second[BLANK]), rtol=1e-5, atol=0)
 
 
 def test_every_parameter_learns(make_model: MakeModel) -> None:
     model = make_model()
     losses = model(torch.randn(2, 30, 8), torch.tensor([30, 18]), torch.randint(1, 12, (2, 4)), torch.tensor([4, 3]))
-    (losses.transducer + losses.ctc).backward()
+    (losses.main + losses.ctc).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_more_tokens_than_frames_do_not_break_ctc(make_model: MakeModel) -> None:
     model = make_model()
     losses = model(torch.randn(1, 6, 8), torch.tensor([6]), torch.full((1, 5), 3), torch.tensor([5]))
-    (losses.transducer + losses.ctc).backward()
-    assert losses.ctc == 0 and losses.transducer.isfinite()
+    (losses.main + losses.ctc).backward()
+    assert losses.ctc == 0 and losses.main.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_without_a_ctc_head_its_loss_is_0() -> None:
-    model = Transducer(TransducerConfig(encoder_options={"hidden": 8, "projection": 8}, ctc=False), mels=8, vocab=6)
+    model = Transducer(ModelConfig(encoder_options={"hidden": 8, "projection": 8}, ctc=False), mels=8, vocab=6)
     losses = model(torch.randn(1, 12, 8), torch.tensor([12]), torch.tensor([[1, 2]]), torch.tensor([2]))
-    assert losses.ctc == 0 and losses.transducer > 0
+    assert losses.ctc == 0 and losses.main > 0
     assert not any(name.startswith("ctc") for name in model.state_dict())
 
 
@@ -132,7 +133,7 @@ def test_advance_moves_only_the_streams_it_is_told_to(make_model: MakeModel, whe
 def stateless(context: int, seed: int = 6) -> Transducer:
     torch.manual_seed(seed)
     options = {"layers": 1, "hidden": 8, "projection": 8, "reduce_after": []}
-    config = TransducerConfig(
+    config = ModelConfig(
         encoder_options=options, embedding=6, predictor="stateless", predictor_context=context, joint=10
     )
     return Transducer(config, mels=8, vocab=12).eval()
@@ -173,10 +174,10 @@ def test_a_stateless_predictor_moves_only_the_streams_it_is_told_to(where: list[
 def test_every_parameter_of_a_stateless_predictor_learns() -> None:
     model = stateless(context=2)
     losses = model(torch.randn(2, 30, 8), torch.tensor([30, 18]), torch.randint(1, 12, (2, 4)), torch.tensor([4, 3]))
-    losses.transducer.backward()
+    losses.main.backward()
     assert [n for n, p in model.predictor.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_a_predictor_must_see_a_token() -> None:
     with pytest.raises(ValueError, match=r"model\.predictor_context is 0; it must be 1 or more"):
-        TransducerConfig(predictor_context=0)
+        ModelConfig(predictor_context=0)

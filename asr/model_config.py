@@ -1,0 +1,49 @@
+"""What a model is made of and what its training minimises; the values are in configs/train/*.yaml."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Of a CTC model only `encoder`, `encoder_options` and `tail_frames` count."""
+
+    encoder: str = "lstm"  # a module of asr/encoders
+    encoder_options: dict[str, Any] = field(default_factory=dict)  # its Config
+    embedding: int = 64
+    predictor_layers: int = 1
+    predictor_hidden: int = 256
+    predictor_projection: int = 256
+    predictor_dropout: float = 0.0
+    predictor: Literal["lstm", "stateless"] = "lstm"
+    predictor_context: int = 2  # tokens that a stateless one sees
+    joint: int = 256
+    tail_frames: int = 0  # encoder frames of mean input behind an utterance, in which its last words come out
+    ctc: bool = True  # a CTC head on the encoder, used in training only
+    prune: int = 0  # tokens to a frame at which the pruned loss computes the joint; 0: the exact loss
+    kind: Literal["transducer", "ctc"] = "transducer"
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "predictor_layers", "predictor_hidden", "predictor_projection", "predictor_context",
+                     "joint"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.tail_frames < 0:
+            raise ValueError(f"model.tail_frames is {self.tail_frames}; it must be 0 or more")
+        if self.prune < 0 or self.prune == 1:
+            raise ValueError(f"model.prune is {self.prune}; it must be 0 (the exact loss) or 2 and more")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    ctc_weight: float = 0.3  # of the loss of the CTC head beside the transducer's
+    eps: float = 1e-4  # posterior of a lattice point below which it is left out of the gradient; 0: none is
+    fastemit: float = 0.0  # lambda of Yu et al. 2021
+    delay_penalty: float = 0.0  # lambda of Kang et al. 2022
+    prune_warmup_steps: int = 2000  # over which the pruned loss takes over from the simple one
+
+    def __post_init__(self) -> None:
+        for name in ("ctc_weight", "eps", "fastemit", "delay_penalty", "prune_warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"loss.{name} is {getattr(self, name)}; it must be 0 or more, and finite")
