@@ -60,9 +60,7 @@ def test_the_losses_of_a_batch_are_the_means_of_its_utterances(make_model: MakeM
         model(feats_btf[b : b + 1, :t], torch.tensor([t]), targets_bu[b : b + 1, :u], torch.tensor([u]))
         for b, (t, u) in enumerate(zip(lens, target_lens, strict=True))
     ]
-    torch.testing.assert_close(
-        together.transducer, torch.stack([x.transducer for x in alone]).mean(), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(together.main, torch.stack([x.main for x in alone]).mean(), rtol=1e-5, atol=0)
     torch.testing.assert_close(together.ctc, torch.stack([x.ctc for x in alone]).mean(), rtol=1e-5, atol=0)
 
 
