@@ -20,8 +20,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from asr.model_config import ModelConfig
+from asr.models import Model, make_model
 from asr.tokenizer import Tokenizer
-from asr.transducer import Transducer
 from configs.load import build
 from manifests import storage
 from shards.spec import FrontendSpec
@@ -33,7 +33,7 @@ VERSION = 1
 
 @dataclass
 class Bundle:
-    model: Transducer
+    model: Model
     tokenizer: Tokenizer
     spec: FrontendSpec
     facts: dict[str, Any]  # of its training: step, epoch, dev WER, the resolved config
@@ -103,7 +103,7 @@ def load(uri: str) -> Bundle:
         raise ValueError(f"{uri}/{VOCAB}: is not the vocabulary that this model was trained with")
     spec = build(FrontendSpec, facts["frontend"], f"{uri}/{FACTS}: frontend")
     config = build(ModelConfig, facts["model"], f"{uri}/{FACTS}: model")
-    model = Transducer(config, spec.mels, tokenizer.size)
+    model = make_model(config, spec.mels, tokenizer.size)
     try:
         model.load_state_dict(load_tensors(weights))
     except (RuntimeError, SafetensorError) as err:
@@ -123,19 +123,10 @@ def load_training(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{folder}: is damaged ({err}); say --force in place of --resume to start over") from None
 
 
-def optimiser_tensors(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by parameter name."""
-    found = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimiser.state[parameter].items():
-            found[f"{key}/{name}"] = value.contiguous()
-    return found
-
-
-def restore_optimiser(model: torch.nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        field, _, name = key.partition("/")
-        # AdamW keeps its step counts on the CPU and the rest beside the parameters
-        place = "cpu" if field == "step" else parameters[name].device
-        optimiser.state[parameters[name]][field] = value.to(place)
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr import augment
+from asr import augment, device_waveform, waveform_recordings
 from asr.augment import AugmentConfig
 from asr.corpus import Corpus
 from asr.device_frontend import logmel
+from asr.device_waveform import WaveformAugment
 from asr.missing import Missing
 from asr.source import AudioError
+from asr.waveform_recordings import Recordings
 from manifests import storage
 from shards.plan import Plan
 from shards.spec import FrontendSpec
@@ -45,6 +47,7 @@ class Batch:
     samples_bn: Tensor | None = None
     sample_lens_b: Tensor | None = None
     missing: int = 0  # utterances left out, as their shards cannot be read
+    recordings: Recordings | None = None  # for the samples, where the Feed's `waveform` names files
 
     @property
     def utterances(self) -> list[int]:
@@ -55,13 +58,22 @@ class Batch:
     def weight(self) -> float:
         return 1.0 if self.rows else 0.0
 
-    def features(self, device: torch.device, spec: FrontendSpec) -> tuple[Tensor, Tensor]:
-        """Float32 [b, t, f] and frames [b] on the device. Of samples, log-mel is made there."""
+    def features(
+        self, device: torch.device, spec: FrontendSpec, waveform: WaveformAugment | None = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Float32 [b, t, f] and frames [b] on the device. Of samples, log-mel is made there.
+
+        With `waveform`, that of the Feed, the samples are changed before: the same seed changes them the same way.
+        """
         if self.feats_btf is not None:
+            assert waveform is None or not self.rows
             return self.feats_btf.to(device, non_blocking=True).float(), self.lens_b.to(device, non_blocking=True)
         assert self.samples_bn is not None and self.sample_lens_b is not None
+        samples_bn = self.samples_bn.to(device, non_blocking=True)
         lens_b = self.sample_lens_b.to(device, non_blocking=True)
-        return logmel(self.samples_bn.to(device, non_blocking=True), lens_b, spec)
+        if waveform is not None:
+            samples_bn = device_waveform.change(samples_bn, lens_b, spec.sample_rate, waveform, seed, self.recordings)
+        return logmel(samples_bn, lens_b, spec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +81,8 @@ class Feed:
     """What a rank is fed with in an epoch, as a function of the step, whichever thread asks for it and when.
 
     Plan rows are positions in `rows`, which are rows of the corpus. Augmentation of a step is seeded by (seed, step,
-    rank) and nothing else; no config means none.
+    rank) and nothing else; no config means none. With `waveform` batches are of samples, to be changed on their device:
+    shards must hold audio then, and `augment` nothing for single utterances (see asr.device_waveform.check_waveform).
     """
 
     corpus: Corpus
@@ -80,6 +93,7 @@ class Feed:
     seed: Sequence[int]
     missing: Missing
     device: torch.device = CPU  # that batches go to: for CUDA in pinned memory, so that copies overlap with its work
+    waveform: WaveformAugment | None = None
 
     def planned(self, step: int) -> list[np.ndarray]:
         """Rows of the corpus, of each example."""
@@ -88,14 +102,17 @@ class Feed:
     def batch(self, step: int) -> Batch:
         """Raises OSError, EOFError or ValueError for a shard that cannot be read and is not allowed to be missing."""
         corpus, planned = self.corpus, self.planned(step)
-        plain = self.augment is None or not _changes_utterances(self.augment)
+        plain = self.augment is None or not augment.of_utterances(self.augment)
+        assert plain or self.waveform is None
         has_features = corpus.shards.content.features is not None
-        as_samples = plain and not has_features and all(len(rows) == 1 for rows in planned)
+        alone = all(len(rows) == 1 for rows in planned)
+        as_samples = self.waveform is not None or (plain and not has_features and alone)
         read = corpus.samples if as_samples else corpus.stored if plain and has_features else corpus.features
         rows, pieces, texts = self._read(planned, read)
         missing = sum(map(len, planned)) - sum(map(len, rows))
+        seed = [*self.seed, step, self.rank]
         if not plain and self.augment is not None:
-            rng = np.random.default_rng([*self.seed, step, self.rank])
+            rng = np.random.default_rng(seed)
             pieces = [_augmented(example, self.augment, corpus.spec, rng) for example in pieces]
         if not rows:
             as_samples, pieces, texts = False, [[np.zeros((1, corpus.spec.mels), np.float32)]], [[]]
@@ -104,8 +121,11 @@ class Feed:
         inputs, lens_b = _padded(pieces, pinned)
         if not as_samples:
             return Batch(rows, lens_b, targets_bu, target_lens_b, feats_btf=inputs, missing=missing)
-        frames_b = torch.tensor([corpus.spec.num_frames(n) for n in lens_b.tolist()])
-        return Batch(rows, frames_b, targets_bu, target_lens_b, None, inputs, lens_b, missing)
+        lens, recordings = lens_b.tolist(), None
+        if self.waveform is not None:
+            recordings = waveform_recordings.read(self.waveform, lens, corpus.spec.sample_rate, seed, pinned)
+        frames_b = torch.tensor([corpus.spec.num_frames(n) for n in lens])
+        return Batch(rows, frames_b, targets_bu, target_lens_b, None, inputs, lens_b, missing, recordings)
 
     def _read(
         self, planned: list[np.ndarray], read: Callable[[int], np.ndarray]
@@ -130,12 +150,6 @@ class Feed:
     def _tokens(self, texts: list[list[str]]) -> list[list[np.ndarray]]:
         flat = iter(self.corpus.tokens([text for example in texts for text in example]))
         return [[np.array(next(flat), np.int64) for _ in example] or [np.zeros(0, np.int64)] for example in texts]
-
-
-def _changes_utterances(config: AugmentConfig) -> bool:
-    """Whether there is more to do than masks, which are made on the device."""
-    strengths = (config.speed, config.vocal_tract, config.noise_db, config.gain_db)
-    return config.gap_s > 0 or (config.share > 0 and any(strengths))
 
 
 def _augmented(

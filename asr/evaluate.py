@@ -12,9 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 from asr import checkpoint, score_page
 from asr.corpus import Corpus, add_cache, open_cache
 from asr.decode import greedy
+from asr.models import Model
 from asr.scoring import Scored, count_edits, score
 from asr.tokenizer import Tokenizer
-from asr.transducer import Transducer
 from configs import cli
 from manifests import storage
 from shards.index import open_shards
@@ -24,7 +24,7 @@ BATCH_FRAMES = 60_000  # ten minutes of audio at a time: keeps the matrices larg
 
 
 def recognise(
-    model: Transducer, tokenizer: Tokenizer, corpus: Corpus, rows: Sequence[int], device: torch.device
+    model: Model, tokenizer: Tokenizer, corpus: Corpus, rows: Sequence[int], device: torch.device
 ) -> list[str]:
     """The words of the given rows, in their order."""
     frames = corpus.shards.frames

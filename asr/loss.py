@@ -8,6 +8,7 @@ at the lattice points that a path is likely to cross.
 Shape letters: b batch, t encoder frames, u tokens (+ 1), j joint size, v vocab, n lattice points.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ CHUNK_LOGITS = (
     1 << 19
 )  # on CPU stays near the cache: 2^18 to 2^21 take as long (to 5 %), 2^20 half as much memory again
 CHUNK_POINTS = 256  # at least: with 64, a vocabulary of 16,384 takes 1.6 times as long, moving weights about
+BITS = 1 / math.log(2)
 CUDA_CHUNK_LOGITS = 1 << 24  # three float32 copies of 64 MB; smaller ones would mostly wait for kernels to start
 
 
@@ -115,38 +117,45 @@ class _Transducer(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         enc, pred = enc_btj.flatten(0, 1), pred_buj.flatten(0, 1)
         weight = weight_vj.bfloat16() if objective.precision == "bf16" else weight_vj
-        blank_n, token_n = (enc.new_empty(len(points.flat_n)) for _ in range(2))
+        blank_n, token_n, norm_n = (enc.new_empty(len(points.flat_n)) for _ in range(3))
         for part in _chunks(len(points.flat_n), weight):
             hidden_nj = _hidden(enc, pred, points.enc_row_n[part], points.pred_row_n[part], weight)
-            logp_nv = _logits(hidden_nj, weight, bias_v).log_softmax(1)
-            blank_n[part] = logp_nv[:, objective.blank]
-            token_n[part] = logp_nv.gather(1, points.token_n[part, None])[:, 0]
+            bits_nv = _bits(hidden_nj, weight, bias_v)
+            blank_n[part] = bits_nv[:, objective.blank]
+            token_n[part] = bits_nv.gather(1, points.token_n[part, None])[:, 0]
+            top_n = bits_nv.amax(1)
+            norm_n[part] = bits_nv.sub_(top_n[:, None]).exp2_().sum(1).log2_().add_(top_n)
+        blank_n, token_n = ((bits_n - norm_n) / BITS for bits_n in (blank_n, token_n))
         if objective.delay_penalty:
             frames_n = points.enc_row_n % points.shape[1]
             token_n += delay_scores(frames_n, points.enc_lens_b[points.b_n], objective.delay_penalty)
         loss_b, post_blank_n, post_token_n = points.posteriors(blank_n, token_n)
         posts = post_blank_n.to(enc.dtype), post_token_n.to(enc.dtype)
-        ctx.save_for_backward(enc_btj, pred_buj, weight_vj, bias_v, *posts)
+        ctx.save_for_backward(enc_btj, pred_buj, weight_vj, bias_v, norm_n, *posts)
         ctx.rest = points, objective
         return loss_b.to(enc.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_b: Tensor) -> tuple[Tensor | None, ...]:
-        enc_btj, pred_buj, weight_vj, bias_v, post_blank_n, post_token_n = ctx.saved_tensors
+        enc_btj, pred_buj, weight_vj, bias_v, norm_n, post_blank_n, post_token_n = ctx.saved_tensors
         points, objective = ctx.rest
         enc, pred = enc_btj.flatten(0, 1), pred_buj.flatten(0, 1)
         weight = weight_vj.bfloat16() if objective.precision == "bf16" else weight_vj
         d_enc, d_pred, d_weight, d_bias = (torch.zeros_like(x) for x in (enc, pred, weight_vj, bias_v))
-        kept = ((post_blank_n + post_token_n) > objective.eps).nonzero()[:, 0]
+        # Not `> eps`: a posterior that is no number is kept, so that the gradient is none either, and somebody notices.
+        kept = (~(post_blank_n + post_token_n <= objective.eps)).nonzero()[:, 0]
         scale_n = grad_b[points.b_n[kept]]
         on_blank_n = post_blank_n[kept] * scale_n
         on_token_n = post_token_n[kept] * scale_n * (1 + objective.fastemit)
         enc_row_n, pred_row_n, token_n = points.enc_row_n[kept], points.pred_row_n[kept], points.token_n[kept]
+        norm_n = norm_n[kept]
         for part in _chunks(len(kept), weight):
             hidden_nj = _hidden(enc, pred, enc_row_n[part], pred_row_n[part], weight)
             on_blank, on_token = on_blank_n[part], on_token_n[part]
             # d loss / d logits = (blank + token posterior) * softmax - posterior of the symbol itself
-            d_nv = _logits(hidden_nj, weight, bias_v).softmax(1).mul_((on_blank + on_token)[:, None])
+            d_nv = (
+                _bits(hidden_nj, weight, bias_v).sub_(norm_n[part, None]).exp2_().mul_((on_blank + on_token)[:, None])
+            )
             d_nv[:, objective.blank] -= on_blank
             d_nv.scatter_add_(1, token_n[part, None], -on_token[:, None])
             d_bias += d_nv.sum(0)
@@ -165,12 +174,16 @@ def _chunks(points: int, weight_vj: Tensor) -> list[slice]:
 
 
 def _hidden(enc: Tensor, pred: Tensor, enc_row: Tensor, pred_row: Tensor, weight: Tensor) -> Tensor:
-    """[n, j] in the precision of the weights; bf16 has a faster tanh on CPU, too."""
+    """[n, j] in the precision of the weights."""
     sum_nj = enc.index_select(0, enc_row).add_(pred.index_select(0, pred_row))
+    if weight.dtype == torch.bfloat16 and not weight.is_cuda:
+        # tanh x = 2 sigmoid(2x) - 1: on CPU float32's sigmoid takes half the time of tanh in bfloat16
+        return sum_nj.mul_(2).sigmoid_().mul_(2).sub_(1).bfloat16()
     return sum_nj.to(weight.dtype).tanh_()
 
 
-def _logits(hidden_nj: Tensor, weight: Tensor, bias_v: Tensor) -> Tensor:
+def _bits(hidden_nj: Tensor, weight: Tensor, bias_v: Tensor) -> Tensor:
+    """Logits in units of log 2, since powers of 2 take a third of the time of exp on CPU."""
     if weight.dtype == torch.bfloat16:
-        return functional.linear(hidden_nj, weight).float().add_(bias_v)
-    return torch.addmm(bias_v, hidden_nj, weight.T)
+        return functional.linear(hidden_nj, weight).float().mul_(BITS).add_(bias_v * BITS)
+    return torch.addmm(bias_v * BITS, hidden_nj, weight.T, alpha=BITS)

@@ -33,6 +33,10 @@ class ModelConfig:
             raise ValueError(f"model.tail_frames is {self.tail_frames}; it must be 0 or more")
         if self.prune < 0 or self.prune == 1:
             raise ValueError(f"model.prune is {self.prune}; it must be 0 (the exact loss) or 2 and more")
+        if self.prune and self.kind == "ctc":
+            raise ValueError(
+                f"model.prune is {self.prune}, but a model of kind ctc has no joint to prune; leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,11 @@ class LossConfig:
         for name in ("ctc_weight", "eps", "fastemit", "delay_penalty", "prune_warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"loss.{name} is {getattr(self, name)}; it must be 0 or more, and finite")
+
+
+def check_together(model: ModelConfig, loss: LossConfig) -> None:
+    """Raises ValueError for options of the loss that a CTC model would pass over in silence."""
+    for name in ("fastemit", "delay_penalty"):
+        if model.kind == "ctc" and getattr(loss, name):
+            raise ValueError(f"loss.{name} is {getattr(loss, name):g}, but only a transducer's loss knows it and the "
+                             "model is of kind ctc; leave it out")  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from asr.augment import AugmentConfig
-from asr.model_config import LossConfig, ModelConfig
+from asr.model_config import LossConfig, ModelConfig, check_together
 
 MAX_SEED = 2**32 - 1  # torch takes 64 bits, and a step's seed is made of this, the step and the rank
 MAX_WEIGHT = 1000  # an epoch is held in memory: with a weight of a billion there would be none
@@ -39,15 +39,30 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """Learning rate: warm-up to `lr`, and from there down by one of three schedules."""
+
+    kind: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float = 1e-3
     warmup_steps: int = 500
-    final_lr: float = 0.02  # share of lr at the end of the cosine
+    schedule: Literal["cosine", "eden", "plateau"] = "cosine"
+    final_lr: float = 0.02  # share of lr at the end of the cosine, which is that of the training
+    eden_steps: float = 7500.0  # Eden (Yao et al. 2023, "Zipformer", section 3.4): where its decay by steps sets in
+    eden_epochs: float = 4.0  # and where that by epochs does
+    factor: float = 0.5  # plateau: what the rate is multiplied with
+    patience: int = 1  # when the dev WER has not become better in more than so many measurements in a row
+    min_lr: float = 1e-6  # and not below this
+    momentum: float = 0.9  # of SGD
     weight_decay: float = 0.01
-    clip: float = 5.0
+    clip: float = 5.0  # norm of the gradient that longer ones are scaled down to
+    accumulate: int = 1  # batches of each rank in one step
 
     def __post_init__(self) -> None:
-        _at_least("optim", self, 1, "warmup_steps")
-        _above_0("optim", self, "lr", "clip")
+        _at_least("optim", self, 1, "warmup_steps", "accumulate")
+        _at_least("optim", self, 0, "patience", "min_lr", "weight_decay", "final_lr")
+        _above_0("optim", self, "lr", "clip", "eden_steps", "eden_epochs")
+        for name in ("factor", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} is {getattr(self, name):g}; it must be from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,11 @@ class TrainConfig:
     epochs: int = 30
     seed: int = 0
     shortest_first: int = 1  # epochs in order of length, without augmentation, to leave the all-blank phase
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor multiplies it natively
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where the processor has it natively
+    checkpoint_activations: bool = False  # the encoder's layers are computed again in the backward pass, for memory
+    ema: float = 0.0  # decay, a step, of the mean of the weights that is measured and saved; 0: the weights as they are
+    keep_epochs: int = 0  # bundles of this many last epochs, for average-bundles
+    waveform: str = ""  # configs/augment/<name>.yaml for batches of audio shards, on the device
     log_steps: int = 20
     save_steps: int = 500
     dev_epochs: int = 1  # recognise the dev set every so many epochs
@@ -68,7 +87,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least("", self, 1, "epochs", "log_steps", "save_steps", "dev_epochs")
-        _at_least("", self, 0, "seed", "shortest_first")
+        _at_least("", self, 0, "seed", "shortest_first", "keep_epochs")
+        check_together(self.model, self.loss)
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema:g}; it must be from 0 to below 1, for instance 0.999")
         if self.seed > MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must be {MAX_SEED} or less")
 

@@ -7,19 +7,24 @@ on comes again, and none is lost.
 
 import argparse
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from asr import checkpoint, token_lengths
-from asr.health import METRICS, TRAINED, cut_off
+from asr.averaging import averaged
+from asr.health import METRICS, PICTURE, TRAINED, cut_off
 from manifests import storage
 
 if TYPE_CHECKING:
+    from asr.recipe import OptimConfig
     from asr.session import Session
 
+RAW = "raw/"  # start of the names of weights as the optimiser has them, where the bundle has their means
+EPOCH = "epoch-"  # start of the names of the bundles of `keep_epochs`
 NOT_FINITE = "not-finite-rank"  # start of a file's name, as TRAINED
-VERSION = 2  # of training.json; raise it when the same position means other batches
+VERSION = 3  # of training.json; raise it when the same position means other batches
 
 
 @dataclass
@@ -36,6 +41,8 @@ class Position:
     done: list[tuple[int, int]] = field(default_factory=list)  # (ranks, steps) of plans that the epoch had before
     done_share: float = 0.0  # how much of the epoch those were
     missing: list[int] = field(default_factory=list)  # utterances left out of each epoch, as shards cannot be read
+    lr_factor: float = 1.0  # of the schedule "plateau"
+    waited: int = 0  # measurements in a row without a better dev WER
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Position":
@@ -54,6 +61,14 @@ class Position:
             self.step = 0
         self.world = world
 
+    def measured(self, wer: float, better: bool, config: "OptimConfig") -> None:
+        """The dev WER after an epoch, which is what the schedule "plateau" goes by."""
+        if better:
+            self.best_wer = wer
+        self.waited = 0 if better else self.waited + 1
+        if self.waited > config.patience:
+            self.lr_factor, self.waited = self.lr_factor * config.factor, 0
+
     def next_epoch(self) -> None:
         self.epoch += 1
         self.step, self.done, self.done_share = 0, [], 0.0
@@ -66,11 +81,33 @@ def save_last(session: "Session") -> None:
     if session.world > 1:
         dist.barrier()
     if session.rank == 0:
-        tensors = checkpoint.optimiser_tensors(session.bundle.model, session.optimiser)
+        tensors = session.optimisers.tensors(session.bundle.model)
+        if session.ema is not None:
+            tensors |= {f"{RAW}{name}": value for name, value in session.ema.raw().items()}
         position = asdict(session.position)
-        facts = {"version": VERSION, "identity": session.identity, "position": position}
+        scaler = session.scaler.state_dict()
+        facts = {"version": VERSION, "identity": session.identity, "position": position, "scaler": scaler}
         known = session.bundle.facts | {key: position[key] for key in ("epoch", "step", "total", "best_wer")}
-        checkpoint.save(storage.join(session.out, "last"), replace(session.bundle, facts=known), (tensors, facts))
+        with averaged(session.ema):
+            checkpoint.save(storage.join(session.out, "last"), replace(session.bundle, facts=known), (tensors, facts))
+
+
+def keep_epoch(session: "Session") -> None:
+    """Bundle of the present weights as <out>/epoch-<number>, of which the last `keep_epochs` stay. By rank 0."""
+    if session.rank or not session.config.keep_epochs:
+        return
+    known = session.bundle.facts | {"epoch": session.position.epoch, "total": session.position.total}
+    with averaged(session.ema):
+        name = f"{EPOCH}{session.position.epoch:03d}"
+        checkpoint.save(storage.join(session.out, name), replace(session.bundle, facts=known))
+    for folder in kept_epochs(session.out)[: -session.config.keep_epochs]:
+        storage.delete_folder(folder)
+
+
+def kept_epochs(out: str) -> list[str]:
+    """The oldest first."""
+    found = [folder for folder in Path(out).glob(f"{EPOCH}*") if folder.name.removeprefix(EPOCH).isdecimal()]
+    return [str(folder) for folder in sorted(found, key=lambda folder: int(folder.name.removeprefix(EPOCH)))]
 
 
 def to_resume(args: argparse.Namespace, out: str, rank: int, world: int) -> bool:
@@ -79,6 +116,8 @@ def to_resume(args: argparse.Namespace, out: str, rank: int, world: int) -> bool
     if rank == 0:
         for name in ("last", "best"):
             checkpoint.settle(storage.join(out, name))
+        for folder in kept_epochs(out):
+            checkpoint.settle(folder)
     if world > 1:
         dist.barrier()
     there = storage.exists(last)
@@ -103,7 +142,11 @@ def resume(session: "Session") -> None:
                          "start over with --force in place of --resume")  # fmt: skip
     _check_same_run(last, facts["identity"], session.identity)
     session.bundle.model.load_state_dict(checkpoint.load(last).model.state_dict())
-    checkpoint.restore_optimiser(session.bundle.model, session.optimiser, tensors)
+    raw = {name.removeprefix(RAW): tensors.pop(name) for name in list(tensors) if name.startswith(RAW)}
+    if session.ema is not None:
+        session.ema.restore(raw)
+    session.optimisers.restore(session.bundle.model, tensors)
+    session.scaler.load_state_dict(facts["scaler"])
     session.position = Position.from_json(facts["position"])
     session.position.go_on_with(session.world)
 
@@ -141,7 +184,9 @@ def _clear(out: str) -> None:
     for name in ("last", "best"):
         if storage.exists(storage.join(out, name, checkpoint.FACTS)):
             storage.delete_folder(storage.join(out, name))
-    for name in (METRICS, "evaluation/wer.json", "evaluation/wer.html"):
+    for folder in kept_epochs(out):
+        storage.delete_folder(folder)
+    for name in (METRICS, PICTURE, "evaluation/wer.json", "evaluation/wer.html"):
         storage.delete(storage.join(out, name))
     for uri, _ in list(storage.list_files(out, deep=False)):
         if _is_log(uri) or (storage.name(uri).startswith(NOT_FINITE) and uri.endswith(".txt")):

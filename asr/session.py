@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,17 +11,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
-from asr import checkpoint, mixing, token_lengths
+from asr import checkpoint, device_waveform, mixing, preflight, token_lengths
+from asr.averaging import Ema, check_same_kind
 from asr.corpus import Corpus, open_cache, usable
+from asr.device_waveform import WaveformAugment
 from asr.health import METRICS
-from asr.loss import Precision
 from asr.missing import Missing
 from asr.mixing import Mix
-from asr.recipe import OptimConfig, TrainConfig
+from asr.models import Model, make_model
+from asr.optimisers import Optimisers
+from asr.ranks import choose_precision, join_ranks
+from asr.recipe import TrainConfig
+from asr.recogniser import Precision
 from asr.resume import Position, resume, settle_records, to_resume
 from asr.tokenizer import Tokenizer
-from asr.transducer import Transducer
 from configs import cli, load
 from manifests import storage
 from shards.index import ShardSet, open_shards
@@ -45,7 +49,10 @@ class Session:
     precision: Precision
     bundle: checkpoint.Bundle
     trained: nn.Module  # the model, or DDP around it
-    optimiser: torch.optim.Optimizer
+    optimisers: Optimisers
+    scaler: GradScaler  # of gradients in float16, else idle
+    ema: Ema | None
+    waveform: WaveformAugment | None
     corpus: Corpus
     rows: np.ndarray  # of the corpus, to train on
     lengths: Lengths  # of those
@@ -57,6 +64,7 @@ class Session:
     identity: dict[str, Any]
     position: Position
     plan: Plan | None = None  # of the present epoch
+    group: dist.ProcessGroup | None = None  # of all ranks, on the CPU and patient; None with one
 
 
 def prepare(args: argparse.Namespace) -> Session:
@@ -70,7 +78,9 @@ def prepare(args: argparse.Namespace) -> Session:
     out = storage.absolute(args.out)
     if not storage.is_local(out):
         raise ValueError(f"--out {args.out}: a run is written to a folder of this machine; copy its bundles from there")
-    rank, world, device = _join_ranks()
+    rank, world, device = join_ranks()
+    if args.find_batch_budget and world > 1:
+        raise ValueError("--find-batch-budget: is found by one process; start it without torchrun")
     # Others wait while rank 0 counts tokens, perhaps for many minutes; NCCL would call that a hang after ten.
     patient = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if world > 1 else None
     missing = Missing(sets[0].files, args.max_missing_shards, world, device)
@@ -82,15 +92,19 @@ def prepare(args: argparse.Namespace) -> Session:
     rows, left_out = usable(sets[0].frames, tokens, model.encoder_frames, round(config.data.max_s / spec.frame_s))
     if not len(rows):
         raise ValueError(f"{args.shards}: no utterance to train on; left out: {left_out}")
-    mix = mixing.mix(sets[0], rows, config.data.mix, config.data.mix_temperature)
-    precision = _precision(config, device)
-    lengths = Lengths(sets[0].frames[rows], tokens[rows], sets[0].shard[rows])
     bundle = checkpoint.Bundle(model, tokenizer, spec, {"config": asdict(config)})
-    identity = _identity(config, precision, tokenizer, sets[0])
+    begun = _init_from(args.init_from, bundle) if args.init_from else None
+    precision = choose_precision(config.precision, device)
     session = Session(
-        config, out, rank, world, device, precision, bundle, model, _optimiser(model, config.optim), corpus, rows,
-        lengths, mix, left_out, dev[0] if dev else None, cache, missing, identity, Position(world=world),
+        config, out, rank, world, device, precision, bundle, model, Optimisers(model, config.optim),
+        GradScaler(device.type, enabled=precision == "fp16"),
+        Ema(model, config.ema) if config.ema else None, _waveform(config, sets[0]), corpus, rows,
+        Lengths(sets[0].frames[rows], tokens[rows], sets[0].shard[rows]),
+        mixing.mix(sets[0], rows, config.data.mix, config.data.mix_temperature), left_out, dev[0] if dev else None,
+        cache, missing, _identity(config, precision, tokenizer, sets[0], begun), Position(world=world), group=patient,
     )  # fmt: skip
+    if args.find_batch_budget:
+        return session  # and the run's folder as it is
     fresh = not to_resume(args, out, rank, world)
     if fresh and args.resume and rank == 0 and storage.exists(storage.join(out, METRICS)):
         cli.say(args, f"{out}: was stopped before its first checkpoint, so it begins again")
@@ -98,6 +112,7 @@ def prepare(args: argparse.Namespace) -> Session:
         resume(session)
     if session.position.epoch < config.epochs:
         session.plan = epoch_plan(session)  # a budget that does not fit is said before the folder is touched
+    preflight.check(session)
     settle_records(session, fresh)
     if counted:
         token_lengths.save(out, tokens, sets[0], tokenizer)
@@ -111,18 +126,40 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     config = load.load(TrainConfig, args.config, "train", args.settings)
     if args.max_missing_shards < 0:
         raise ValueError(f"--max-missing-shards {args.max_missing_shards}: must be 0 or more")
-    if args.mix is None:
-        return config
-    return replace(config, data=replace(config.data, mix=mixing.parse(args.mix)))
+    if args.mix is not None:
+        config = replace(config, data=replace(config.data, mix=mixing.parse(args.mix)))
+    if config.optim.schedule == "plateau" and not args.dev_shards:
+        raise ValueError("optim.schedule=plateau: goes by the dev WER; give --dev-shards, or another schedule")
+    return config
 
 
-def _identity(config: TrainConfig, precision: Precision, tokenizer: Tokenizer, shards: ShardSet) -> dict[str, Any]:
-    """What must be the same in a resumed run: all that decides its batches and its model. The number of ranks and of
-    threads does not."""
+def _identity(
+    config: TrainConfig, precision: Precision, tokenizer: Tokenizer, shards: ShardSet, begun: str | None
+) -> dict[str, Any]:
+    """What must be the same in a resumed run: all that decides its batches and its model."""
     values = asdict(config)
     del values["data"]["threads"]
-    return {"config": values, "precision": precision, "vocab": tokenizer.fingerprint,
+    for name in ("log_steps", "save_steps", "keep_epochs", "checkpoint_activations"):
+        del values[name]
+    return {"config": values, "precision": precision, "vocab": tokenizer.fingerprint, "init_from": begun,
             "features": shards.spec.fingerprint, "shards": shards.fingerprint}  # fmt: skip
+
+
+def _init_from(uri: str, bundle: checkpoint.Bundle) -> str:
+    """Puts a bundle's weights in; gives their fingerprint. Raises ValueError for a bundle that does not fit."""
+    other = checkpoint.load(uri)
+    check_same_kind(f"--init-from {uri}", other, "this training", bundle)
+    state = other.model.state_dict()
+    bundle.model.load_state_dict(state)
+    known = bundle.facts["init_from"] = checkpoint.fingerprint(state)
+    return known
+
+
+def _waveform(config: TrainConfig, shards: ShardSet) -> WaveformAugment | None:
+    if not config.waveform:
+        return None
+    device_waveform.check_waveform(config, shards.content)
+    return device_waveform.load(config.waveform)
 
 
 def _token_lengths(
@@ -139,47 +176,15 @@ def _token_lengths(
     return lengths, counted
 
 
-def _precision(config: TrainConfig, device: torch.device) -> Precision:
-    """bf16 takes half the time where the hardware knows it, and much more than float32 where it does not."""
-    if config.precision != "auto":
-        return config.precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    known = torch.cpu.get_capabilities()
-    return "bf16" if known.get("avx512_bf16") or known.get("amx_bf16") else "fp32"
-
-
-def _model(config: TrainConfig, shards: ShardSet, tokenizer: Tokenizer) -> Transducer:
+def _model(config: TrainConfig, shards: ShardSet, tokenizer: Tokenizer) -> Model:
     torch.manual_seed(config.seed)
-    model = Transducer(config.model, shards.spec.mels, tokenizer.size)
+    model = make_model(config.model, shards.spec.mels, tokenizer.size)
     model.set_normalisation(torch.from_numpy(shards.moments.mean_f), torch.from_numpy(shards.moments.variance_f))
+    if config.checkpoint_activations:
+        if not hasattr(model.encoder, "checkpointing"):
+            raise ValueError(f"checkpoint_activations: the encoder {config.model.encoder} does not know this")
+        model.encoder.checkpointing = True
     return model
-
-
-def _optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and the like do not decay."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), foreach=True)
-
-
-def _join_ranks() -> tuple[int, int, torch.device]:
-    """(rank, world size, device) from torchrun's environment; alone without it."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        # Each process its share of the cores: two trainings with two threads each on two cores ran at a tenth of the
-        # speed of two with one each, which is why a user's own OMP_NUM_THREADS stays.
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, torch.get_num_threads() // local_world))
-    if world > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
-    return int(os.environ.get("RANK", "0")), world, device
 
 
 def _open(source: str, spec: FrontendSpec, config: TrainConfig) -> ShardSet:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from asr import decode, frontend
 from asr.checkpoint import Bundle
 from asr.decode import DecoderState, Token
-from asr.transducer import chunk_of
+from asr.recogniser import chunk_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def step(bundle: Bundle, samples: np.ndarray, state: StreamState) -> tuple[list[
 def finish(bundle: Bundle, state: StreamState) -> list[Word]:
     """The words that the end of the stream makes certain.
 
-    The stream is closed with exactly the frames that closed the training utterances (Transducer.closing_frames), so
+    The stream is closed with exactly the frames that closed the training utterances (Recogniser.closing_frames), so
     nothing said is lost and nothing is made up.
     """
     normal_btf = bundle.model.normalise(torch.from_numpy(state.feats_tf[None]))

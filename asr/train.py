@@ -1,21 +1,25 @@
 """train-asr: a shard set and a vocabulary to a bundle. One process, or many under torchrun."""
 
 import argparse
-import math
+import contextlib
+import itertools
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
-from asr import augment, checkpoint, data
+from asr import alignment, budget, checkpoint, data, preflight, step
+from asr.averaging import averaged
 from asr.corpus import Corpus, add_cache
 from asr.evaluate import recognise, word_errors
 from asr.health import Health, Lines
-from asr.resume import not_finite_uri, save_last, trained_uri
+from asr.optimisers import learning_rate
+from asr.ranks import any_rank
+from asr.resume import keep_epoch, save_last, trained_uri
 from asr.session import Session, epoch_plan, prepare
 from configs import cli
 from manifests import storage
@@ -45,6 +49,10 @@ def make_parser() -> argparse.ArgumentParser:
     add_cache(parser)
     parser.add_argument("--log-utterances", action="store_true", help="write trained-rank<r>.jsonl to --out: a line "
                         "for each step with the utterances that it was on")  # fmt: skip
+    parser.add_argument("--init-from", metavar="BUNDLE", help="begin with the weights of this bundle, which has the "
+                        "same model and vocabulary, in place of random ones")  # fmt: skip
+    parser.add_argument("--find-batch-budget", action="store_true", help="do not train: measure the largest "
+                        "data.batch_s that fits this machine")  # fmt: skip
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out, if there is one")
     there.add_argument("--force", action="store_true", help="start over in a folder that holds a run")
@@ -57,6 +65,8 @@ def train(args: argparse.Namespace) -> None:
     """Raises ValueError when inputs do not fit each other, or the run folder holds something else."""
     try:
         session = prepare(args)
+        if args.find_batch_budget:
+            return cli.say(args, budget.find(session, step.take))
         _run(session, args)
     except RuntimeError as err:
         if not (isinstance(err, dist.DistError) or "gloo/transport" in str(err)):
@@ -72,7 +82,10 @@ def _run(session: Session, args: argparse.Namespace) -> None:
     health = Health(session, args.json) if session.rank == 0 else None
     trained = Lines(trained_uri(session.out, session.rank)) if args.log_utterances else None
     try:
-        _loop(session, health, trained)
+        if health is not None and not session.position.total:
+            health.say(preflight.lines(session))
+        with _sigterm_noted() as noted:
+            _loop(session, health, trained, noted)
     finally:
         for log in (health, trained):
             if log is not None:
@@ -84,7 +97,7 @@ def _run(session: Session, args: argparse.Namespace) -> None:
         dist.destroy_process_group()
 
 
-def _loop(session: Session, health: Health | None, trained: Lines | None) -> None:
+def _loop(session: Session, health: Health | None, trained: Lines | None, noted: Sequence[int]) -> None:
     config, position, missing = session.config, session.position, session.missing
     while position.epoch < config.epochs:
         plan = session.plan = session.plan or epoch_plan(session)
@@ -92,38 +105,63 @@ def _loop(session: Session, health: Health | None, trained: Lines | None) -> Non
             position.missing.append(0)
         if health is not None and position.step == 0:
             health.epoch(position.epoch, plan)
-        for batch in batches(session, plan, health):
-            lr = _set_learning_rate(session)
-            values = train_step(session, batch) | {"lr": lr, "weight": batch.weight}
-            position.step += 1
+        stream = batches(session, plan, health)
+        while group := list(itertools.islice(stream, config.optim.accumulate)):
+            lr = learning_rate(config.optim, position, config.epochs)
+            session.optimisers.set_lr(lr)
+            values = step.take(session, group) | {"lr": lr}
+            position.step += len(group)
             position.total += 1
-            missing.left_out += batch.missing
+            missing.left_out += sum(batch.missing for batch in group)
             save = position.total % config.save_steps == 0 or position.step == plan.steps
             if save or position.total % config.log_steps == 0:
                 position.missing[-1] += missing.agree()
             if trained is not None:
-                ids = session.corpus.ids(batch.utterances)
+                ids = [id_ for batch in group for id_ in session.corpus.ids(batch.utterances)]
                 trained.add({"epoch": position.epoch + 1, "step": position.total, "world": session.world, "ids": ids})
             if health is not None:
                 health.step(position, (position.epoch + position.share) / config.epochs, values)
-            if save and position.step < plan.steps:
+            stop = position.step < plan.steps and any_rank(bool(noted), session.group)
+            if (save or stop) and position.step < plan.steps:
                 save_last(session)
+            if stop:
+                _terminate(session)
         position.next_epoch()
         session.plan = None
         if health is not None:
             health.epoch_end(position)
         if session.dev is not None and (position.epoch % config.dev_epochs == 0 or position.epoch == config.epochs):
             _measure(session, session.dev, health)
+        keep_epoch(session)
         save_last(session)
+        if position.epoch < config.epochs and any_rank(bool(noted), session.group):
+            _terminate(session)
+
+
+@contextlib.contextmanager
+def _sigterm_noted() -> Iterator[list[int]]:
+    """A list that SIGTERM makes longer: as batch systems send it some seconds before they kill."""
+    noted: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(session: Session) -> NoReturn:
+    raise cli.Terminated(f"stopped by SIGTERM after step {session.position.total:,}, which is saved; the same command "
+                         "with --resume goes on")  # fmt: skip
 
 
 def batches(session: Session, plan: Plan, health: Health | None) -> Iterator[data.Batch]:
     """This rank's batches from the present position on; the waiting for them is told to `health`."""
     position, config = session.position, session.config
-    augmentation = None if position.epoch < config.shortest_first else config.augment
+    plain = position.epoch < config.shortest_first
     seed = (config.seed, position.epoch, len(position.done))
     feed = data.Feed(
-        session.corpus, session.rows, plan, session.rank, augmentation, seed, session.missing, session.device
+        session.corpus, session.rows, plan, session.rank, None if plain else config.augment, seed, session.missing,
+        session.device, None if plain else session.waveform,
     )  # fmt: skip
     stream = data.batches(feed, position.step, config.data.threads)
     while True:
@@ -137,56 +175,13 @@ def batches(session: Session, plan: Plan, health: Health | None) -> Iterator[dat
         yield batch
 
 
-def _set_learning_rate(session: Session) -> float:
-    """Linear warm-up, then a cosine over the whole training down to its final share."""
-    optim, position = session.config.optim, session.position
-    progress = (position.epoch + position.share) / session.config.epochs
-    cosine = optim.final_lr + (1 - optim.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-    lr = optim.lr * min(1.0, (position.total + 1) / optim.warmup_steps) * cosine
-    for group in session.optimiser.param_groups:
-        group["lr"] = lr
-    return lr
-
-
-def train_step(session: Session, batch: data.Batch) -> dict[str, float]:
-    """One optimiser step. Raises ValueError before it when the gradient is not finite; then no rank takes the step."""
-    config, model = session.config, session.bundle.model
-    # Dropout and masks are functions of the step, so that a resumed run repeats them.
-    seed = (config.seed * 1_000_003 + session.position.total) * 1024 + session.rank
-    torch.manual_seed(seed)
-    session.trained.train()
-    feats, lens = batch.features(session.device, session.bundle.spec)
-    inside = (torch.arange(feats.shape[1], device=session.device) < lens[:, None])[..., None]
-    feats = model.normalise(feats) * inside
-    if session.position.epoch >= config.shortest_first:
-        generator = torch.Generator().manual_seed(seed)
-        feats = augment.spec_augment(feats, lens, config.augment, session.bundle.spec.frame_s, generator)
-    targets, target_lens = (x.to(session.device, non_blocking=True) for x in (batch.targets_bu, batch.target_lens_b))
-    losses = session.trained(feats, lens, targets, target_lens, config.loss, session.precision, session.position.total)
-    session.optimiser.zero_grad(set_to_none=True)
-    # A batch that has lost all its examples takes part all the same: the other ranks wait for its gradient.
-    (losses.total * batch.weight).backward()
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip))
-    if not math.isfinite(norm):
-        _stop_not_finite(session, batch, norm)
-    session.optimiser.step()
-    return {"loss": losses.main.item(), "ctc": losses.ctc.item(), "grad_norm": norm}
-
-
-def _stop_not_finite(session: Session, batch: data.Batch, norm: float) -> None:
-    """Gradients are averaged over ranks before the norm is taken, so every rank comes here or none does."""
-    ids = session.corpus.ids(batch.utterances)
-    path = not_finite_uri(session.out, session.rank)
-    storage.write_text(path, "".join(f"{id_}\n" for id_ in ids))
-    raise ValueError(f"step {session.position.total}: the gradient norm is {norm}; that batch's utterances: {path}")
-
-
 def _measure(session: Session, dev: Corpus, health: Health | None) -> None:
     """Dev WER, each rank recognising its share; a better one than before becomes <out>/best."""
     start = time.perf_counter()
-    model, position = session.bundle.model.eval(), session.position
+    model, position, tokenizer = session.bundle.model.eval(), session.position, session.bundle.tokenizer
     rows = list(range(session.rank, len(dev.shards), session.world))
-    texts = recognise(model, session.bundle.tokenizer, dev, rows, session.device)
+    with averaged(session.ema):
+        texts = recognise(model, tokenizer, dev, rows, session.device)
     references = [dev.text(row) for row in rows]
     counts = torch.tensor(word_errors(references, texts), device=session.device)
     if session.world > 1:
@@ -194,15 +189,18 @@ def _measure(session: Session, dev: Corpus, health: Health | None) -> None:
     errors, words = counts.tolist()
     wer = errors / max(1, words)
     better = position.best_wer is None or wer < position.best_wer
-    if better:
-        position.best_wer = wer
+    position.measured(wer, better, session.config.optim)
     if session.rank == 0:
-        if health is not None:
-            sample = (references[0], texts[0]) if rows else ("", "")
-            health.dev(position, wer, better, sample, time.perf_counter() - start)
         if better:
             known = session.bundle.facts | {"epoch": position.epoch, "total": position.total, "dev_wer": wer}
-            checkpoint.save(storage.join(session.out, "best"), replace(session.bundle, facts=known))
+            with averaged(session.ema):
+                checkpoint.save(storage.join(session.out, "best"), replace(session.bundle, facts=known))
+        if health is not None:
+            row = alignment.drawable(dev, rows)
+            with averaged(session.ema):
+                picture = None if row is None else alignment.of_row(model, tokenizer, dev, row, session.device)
+            samples = list(zip(references, texts, strict=True))
+            health.dev(position, wer, better, samples, time.perf_counter() - start, picture)
 
 
 def _summary(args: argparse.Namespace, session: Session) -> None:

@@ -112,7 +112,7 @@ def _reverberate(
     if part.files:
         files = audio_files(part.files)
         what["file"] = files[int(rng.integers(len(files)))]
-        response_t = _recorded_response(what["file"], sample_rate)
+        response_t = recorded_response(what["file"], sample_rate)
     else:
         what |= {key: _draw(getattr(part, key), rng) for key in ("t60_s", "distance_m", "volume_m3")}
         response_t = rooms.response(sample_rate, what["t60_s"], what["distance_m"], what["volume_m3"], rng)
@@ -123,7 +123,7 @@ def _reverberate(
     return wet_t, what
 
 
-def _recorded_response(uri: str, sample_rate: int) -> Floats:
+def recorded_response(uri: str, sample_rate: int) -> Floats:
     """From its direct sound on. Raises AudioError."""
     response_t = audio.read(uri, sample_rate)
     size = np.abs(response_t)

@@ -9,6 +9,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come, and what was at hand is saved. The text says how to go on."""
+
+
 def run(body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
     """Parse, run `body`, and turn what a user can mend into one line and exit code 1 (argparse itself exits with 2)."""
     try:
@@ -17,6 +21,8 @@ def run(body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentPars
         args = parser.parse_args(argv)
     try:
         body(args)
+    except Terminated as err:
+        return _fail(parser, str(err), code=143)
     except KeyboardInterrupt:
         again = "the same command with --resume" if "resume" in args else "the same command"
         return _fail(parser, f"stopped; {again} continues from what was finished", code=130)

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asr.recompute import computed
+
 REDUCTION = 8  # feature frames in one encoder frame: three convolutions of stride 2
 PAST_FEATURES = 7  # frames before its own eight that an encoder frame is made from
 LONGEST = 512  # encoder frames computed together; more would make the masks large and the attention slow
@@ -84,6 +86,7 @@ class Encoder(nn.Module):
         self.output_size = config.width
         self.reduction = REDUCTION
         self.chunk = config.chunk
+        self.checkpointing = False  # see asr/recompute.py
         self.mels = mels
         self.subsampling = Subsampling(config, mels)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
@@ -122,11 +125,12 @@ class Encoder(nn.Module):
         frames = feats_btf.shape[1] // REDUCTION
         missing = -frames % chunk
         feats_btf = torch.cat([state.feats_btf, functional.pad(feats_btf, (0, 0, 0, missing * REDUCTION))], 1)
-        x_bnd = self.subsampling(feats_btf)
+        again = self.checkpointing and self.training
+        x_bnd = computed(again, self.subsampling, feats_btf)
         span = self._span(frames, frames + missing, chunk, state.frames_b)
         layers = []
         for layer, before in zip(self.layers, state.layers, strict=True):
-            x_bnd, after = layer(x_bnd, before, span)
+            x_bnd, after = computed(again, layer, x_bnd, before, span)
             layers.append(after)
         feats_btf = _remembered(feats_btf, 1, frames * REDUCTION, PAST_FEATURES)
         return x_bnd[:, :frames], State(feats_btf, state.frames_b + frames, layers)

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from asr.recompute import computed
+
 RecurrentState = tuple[Tensor, ...]  # (h, c) of an LSTM or (h,) of a GRU, each [1, b, h]
 
 
@@ -48,6 +50,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.output_size = config.projection
+        self.checkpointing = False  # see asr/recompute.py
         self.reduction = config.stack * 2 ** len(config.reduce_after)  # feature frames in one encoder frame
         self.input_norm = nn.LayerNorm(mels * config.stack) if config.input_norm else nn.Identity()
         kind = nn.LSTM if config.cell == "lstm" else nn.GRU
@@ -70,15 +73,17 @@ class Encoder(nn.Module):
         batch, frames, mels = feats_btf.shape
         assert frames % self.reduction == 0, f"{frames} frames are not a multiple of {self.reduction}"
         x = self.input_norm(feats_btf.reshape(batch, frames // self.config.stack, mels * self.config.stack))
-        after: list[RecurrentState] = []
-        for i, (recurrent, norm) in enumerate(zip(self.recurrent, self.norms, strict=True)):
-            before = state.layers[i]
-            y, end = recurrent(x, before if len(before) == 2 else before[0])
-            after.append(end if isinstance(end, tuple) else (end,))
-            x = self.dropout(norm(x + y if i else y))
+        again, after = self.checkpointing and self.training, []
+        for i, before in enumerate(state.layers):
+            x, end = computed(again, self._layer, i, x, before)
+            after.append(end)
             if i + 1 in self.config.reduce_after:
                 x = x.unflatten(1, (-1, 2)).mean(2)
         return self.projection(x), State(after)
+
+    def _layer(self, i: int, x: Tensor, before: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        y, end = self.recurrent[i](x, before if len(before) == 2 else before[0])
+        return self.dropout(self.norms[i](x + y if i else y)), end if isinstance(end, tuple) else (end,)
 
 
 def _open_forget_gates(lstms: list, hidden: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from toys import TEXTS, Toy, row_features, write_toys
 
-from asr import train
+from asr import step, train
 from asr.tokenizer import Tokenizer
 from shards.spec import FrontendSpec
 
@@ -99,7 +99,7 @@ def records(run: Path) -> list[dict]:
 
 def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
     """Let every rank die before it takes one step more."""
-    take, taken = train.train_step, []
+    take, taken = step.take, []
 
     def die(*args: Any) -> dict[str, float]:
         if len(taken) == steps:
@@ -107,4 +107,4 @@ def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
         taken.append(1)
         return take(*args)
 
-    patch.setattr(train, "train_step", die)
+    patch.setattr(step, "take", die)

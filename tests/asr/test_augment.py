@@ -92,6 +92,17 @@ def test_noise_never_lowers(seed: int, strongest_db: float) -> None:
     assert (noisy_tf >= features()).all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1 << 32), strongest_db=st.floats(0.5, 60.0), frames=st.integers(1, 60))
+def test_noise_is_a_gumbel_distribution_added_in_power(seed: int, strongest_db: float, frames: int) -> None:
+    """The logarithm of power that is exponentially distributed, but 0.8 times as wide."""
+    feats_tf, random = features(frames), rng(seed)
+    level = np.quantile(feats_tf.mean(1), 0.9) - (strongest_db + random.uniform(0, 40)) * np.log(10) / 10
+    shape_f = np.interp(np.linspace(0, 5, 20), np.arange(6), random.normal(0, 1.5, 6))
+    expected_tf = np.logaddexp(feats_tf, random.gumbel(level + shape_f, 0.8, (frames, 20)))
+    np.testing.assert_allclose(augment.noise(feats_tf, strongest_db, rng(seed)), expected_tf, atol=1e-5)
+
+
 def test_noise_fills_the_pauses_and_spares_the_speech() -> None:
     feats_tf = features(200)
     raised_t = np.mean([augment.noise(feats_tf, 15.0, rng(seed)) - feats_tf for seed in range(20)], axis=(0, 2))
@@ -165,6 +176,102 @@ def test_masks_reach_their_widest_and_every_place_and_differ() -> None:
     assert set(in_time_bt.sum(1).tolist()) == set(range(7))
     assert set(in_mels_bf.sum(1).tolist()) == set(range(6))
     assert in_time_bt.any(0).all() and in_mels_bf.any(0).all()
+
+
+def warped(feats_btf: Tensor, lens: list[int], config: AugmentConfig, seed: int) -> Tensor:
+    return augment.spec_augment(feats_btf, torch.tensor(lens), config, 0.01, torch.Generator().manual_seed(seed))
+
+
+def numbered(lens: list[int], mels: int = 3) -> Tensor:
+    """[b, t, f], where each frame holds its own number; zeros behind the end."""
+    at_bt = torch.arange(max(lens)).expand(len(lens), -1).float()
+    return torch.where(at_bt < torch.tensor(lens)[:, None], at_bt, 0.0)[:, :, None].repeat(1, 1, mels)
+
+
+BATCHES = st.lists(st.integers(1, 150), min_size=1, max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(lens=BATCHES, warp_s=st.sampled_from([0.004, 0.01, 0.055, 0.3, 0.7]), seed=st.integers(0, 1 << 32))
+def test_a_warp_keeps_order_ends_and_lengths_and_moves_no_frame_further_than_it_may(
+    lens: list[int], warp_s: float, seed: int
+) -> None:
+    feats_btf = numbered(lens)
+    config = replace(OFF, time_warp_s=warp_s)
+    changed_btf = warped(feats_btf, lens, config, seed)
+    assert changed_btf.dtype == torch.float32 and changed_btf.shape == feats_btf.shape
+    assert torch.equal(changed_btf, warped(feats_btf, lens, config, seed))
+    for changed_tf, frames in zip(changed_btf, lens, strict=True):
+        came_from_t = changed_tf[:, 0]  # each frame says where it was
+        assert torch.equal(changed_tf, came_from_t[:, None].expand(-1, 3))
+        assert not came_from_t[frames:].any()
+        assert came_from_t[0] == 0 and came_from_t[frames - 1] == frames - 1
+        assert (came_from_t[:frames].diff() > 0).all()
+        moved_t = came_from_t[:frames] - torch.arange(frames)
+        assert moved_t.abs().max() <= warp_s / 0.01 + 1e-3
+        if frames < 2 * warp_s / 0.01 + 3:
+            assert not moved_t.any()
+
+
+def test_warps_go_both_ways_and_differ_between_examples() -> None:
+    lens = [100] * 200
+    moved_bt = warped(numbered(lens), lens, replace(OFF, time_warp_s=0.2), 0)[:, :, 0] - torch.arange(100)
+    furthest_b = moved_bt.gather(1, moved_bt.abs().argmax(1, keepdim=True))[:, 0]
+    assert furthest_b.min() < -17 and furthest_b.max() > 17 and len(furthest_b.unique()) > 190
+    assert 70 < (furthest_b > 0).sum() < 130
+    assert moved_bt.abs().argmax(1).float().std() > 10  # nor is it always the same point
+
+
+def slow_warp(feats_tf: np.ndarray, moved_from: float, moved_to: float) -> np.ndarray:
+    """Park et al. 2019, section 2, a frame and a mel at a time, in float64."""
+    last, points = len(feats_tf) - 1, np.arange(len(feats_tf))
+    changed_tf = np.zeros(feats_tf.shape)
+    for t in points:
+        came_from = np.interp(t, [0, moved_to, last], [0, moved_from, last])
+        for f in range(feats_tf.shape[1]):
+            changed_tf[t, f] = np.interp(came_from, points, feats_tf[:, f].astype(np.float64))
+    return changed_tf
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), lens=st.lists(st.integers(3, 60), min_size=1, max_size=4), seed=st.integers(0, 1 << 32))
+def test_a_warp_agrees_with_its_definition_alone_and_in_a_batch_whatever_follows_the_end(
+    data: st.DataObject, lens: list[int], seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    feats_btf = torch.from_numpy(generator.normal(0, 1, (len(lens), max(lens), 4)).astype(np.float32))
+    moved_from, moved_to = ([data.draw(st.floats(1, n - 2)) for n in lens] for _ in range(2))
+    points = [torch.tensor(values) for values in (moved_from, moved_to)]
+    changed_btf = augment.time_warp(feats_btf, torch.tensor(lens), *points)
+    for b, n in enumerate(lens):
+        expected_tf = slow_warp(feats_btf[b, :n].numpy(), moved_from[b], moved_to[b])
+        np.testing.assert_allclose(changed_btf[b, :n].numpy(), expected_tf, atol=1e-4)
+        assert torch.equal(changed_btf[b, n:], feats_btf[b, n:])
+        alone = augment.time_warp(feats_btf[b : b + 1, :n], torch.tensor([n]), *(p[b : b + 1] for p in points))
+        assert torch.equal(alone[0], changed_btf[b, :n])
+
+
+def test_a_point_that_stays_leaves_every_bit() -> None:
+    feats_btf = torch.randn(3, 50, 8)
+    lens_b, points_b = torch.tensor([50, 1, 20]), torch.tensor([20.3, 0.0, 7.9])
+    assert torch.equal(augment.time_warp(feats_btf, lens_b, points_b, points_b), feats_btf)
+
+
+def test_masks_are_made_after_the_warp_and_without_one_are_what_they_were() -> None:
+    """Whole frames and mels are zero, not a mixture of zeros and their neighbours."""
+    config = replace(OFF, time_masks=2, mel_masks=1, mel_mask_mels=5, time_warp_s=0.2)
+    lens = [100, 60, 80]
+    changed_btf = warped(numbered(lens, 20) + 1, lens, config, 5)
+    zero_btf = changed_btf == 0
+    assert ((zero_btf.all(2)[:, :, None] | zero_btf.all(1)[:, None]) == zero_btf).all() and zero_btf.any()
+    unwarped_btf = warped(numbered(lens, 20) + 1, lens, replace(config, time_warp_s=0.0), 5)
+    assert (unwarped_btf[masked(replace(config, time_warp_s=0.0), lens, 5)] == 0).all()
+
+
+@pytest.mark.parametrize("warp_s", [-0.1, float("inf"), float("nan")])
+def test_a_warp_that_is_no_time_is_refused(warp_s: float) -> None:
+    with pytest.raises(ValueError, match=r"augment\.time_warp_s is .*; it must be 0 or more, and finite"):
+        AugmentConfig(time_warp_s=warp_s)
 
 
 def test_spec_augment_repeats_with_its_seed_and_without_masks_changes_nothing() -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from asr import checkpoint, tokenizer
 from asr.checkpoint import FACTS, TRAINING_FACTS, TRAINING_TENSORS, VOCAB, WEIGHTS, Bundle
+from asr.optimisers import Optimisers
+from asr.recipe import OptimConfig
 from asr.tokenizer import Tokenizer
 from asr.transducer import Transducer
 from manifests import storage
@@ -36,13 +38,14 @@ def loaded_step(folder: Path) -> int:
     return int(checkpoint.load(str(folder)).facts["step"])
 
 
-def trained(model: Transducer, steps: int, optimiser: torch.optim.Optimizer) -> None:
+def trained(model: Transducer, steps: int, optimisers: Optimisers) -> None:
     for seed in range(steps):
         feats_btf = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(seed))
-        optimiser.zero_grad()
+        optimisers.zero_grad()
         losses = model(feats_btf, torch.tensor([24, 18]), torch.tensor([[2, 3, 4], [5, 6, 7]]), torch.tensor([3, 2]))
         (losses.main + losses.ctc).backward()
-        optimiser.step()
+        for part in optimisers.parts:
+            part.step()
 
 
 def refusal(folder: Path) -> str:
@@ -85,9 +88,9 @@ def test_a_bundle_moves_and_is_read_by_url(bundle: Bundle, saved: Path, tmp_path
 
 def test_no_file_of_a_bundle_is_a_pickle(bundle: Bundle, tmp_path: Path) -> None:
     model = copy.deepcopy(bundle.model)
-    optimiser = torch.optim.AdamW(model.parameters())
-    trained(model, 1, optimiser)
-    training = checkpoint.optimiser_tensors(model, optimiser), {"epoch": 1}
+    optimisers = Optimisers(model, OptimConfig())
+    trained(model, 1, optimisers)
+    training = optimisers.tensors(model), {"epoch": 1}
     checkpoint.save(str(tmp_path / "last"), bundle, training)
     contents = {path.name: path.read_bytes() for path in (tmp_path / "last").iterdir()}
     assert set(contents) == {WEIGHTS, VOCAB, FACTS, TRAINING_TENSORS, TRAINING_FACTS}
@@ -229,23 +232,23 @@ def test_settle_of_nothing_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_restored_optimiser_takes_the_same_next_steps(bundle: Bundle, tmp_path: Path) -> None:
-    def fresh(model: Transducer) -> tuple[Transducer, torch.optim.Optimizer]:
-        return model, torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), foreach=True)
+    def fresh(model: Transducer) -> tuple[Transducer, Optimisers]:
+        return model, Optimisers(model, OptimConfig())
 
-    model, optimiser = fresh(copy.deepcopy(bundle.model))
-    trained(model, 3, optimiser)
-    training: Training = checkpoint.optimiser_tensors(model, optimiser), {"epoch": 2, "best_wer": None}
+    model, optimisers = fresh(copy.deepcopy(bundle.model))
+    trained(model, 3, optimisers)
+    training: Training = optimisers.tensors(model), {"epoch": 2, "best_wer": None}
     checkpoint.save(str(tmp_path / "last"), Bundle(model, bundle.tokenizer, bundle.spec, {}), training)
-    trained(model, 2, optimiser)
+    trained(model, 2, optimisers)
 
     tensors, facts = checkpoint.load_training(str(tmp_path / "last"))
     assert facts == {"epoch": 2, "best_wer": None}
     resumed, again = fresh(checkpoint.load(str(tmp_path / "last")).model)
-    checkpoint.restore_optimiser(resumed, again, tensors)
+    again.restore(resumed, tensors)
     trained(resumed, 2, again)
     for (name, ours), theirs in zip(model.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
-    ours_after, theirs_after = (checkpoint.optimiser_tensors(*pair) for pair in ((model, optimiser), (resumed, again)))
+    ours_after, theirs_after = (of.tensors(m) for m, of in ((model, optimisers), (resumed, again)))
     assert ours_after.keys() == theirs_after.keys()
     assert all(torch.equal(value, theirs_after[key]) for key, value in ours_after.items())
 
@@ -253,11 +256,11 @@ def test_a_restored_optimiser_takes_the_same_next_steps(bundle: Bundle, tmp_path
 def test_an_optimisers_state_goes_to_the_device_of_its_parameters(make_model: Callable[..., Transducer]) -> None:
     """The meta device stands for a GPU. AdamW wants its step counts on the CPU wherever the parameters are."""
     model = make_model(mels=16)
-    optimiser = torch.optim.AdamW(model.parameters())
-    trained(model, 1, optimiser)
-    tensors = checkpoint.optimiser_tensors(model, optimiser)
+    optimisers = Optimisers(model, OptimConfig())
+    trained(model, 1, optimisers)
+    tensors = optimisers.tensors(model)
     elsewhere = make_model(mels=16).to("meta")
-    restored = torch.optim.AdamW(elsewhere.parameters())
-    checkpoint.restore_optimiser(elsewhere, restored, tensors)
-    devices = {(key, value.device.type) for state in restored.state.values() for key, value in state.items()}
+    restored = Optimisers(elsewhere, OptimConfig())
+    restored.restore(elsewhere, tensors)
+    devices = {(key, value.device.type) for state in restored.parts[0].state.values() for key, value in state.items()}
     assert devices == {("step", "cpu"), ("exp_avg", "meta"), ("exp_avg_sq", "meta")}

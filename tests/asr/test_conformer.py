@@ -17,9 +17,11 @@ from asr.encoders import conformer
 from asr.encoders.conformer import LONGEST, REDUCTION, Config, Encoder, LayerState, State
 from asr.frontend import logmel
 from asr.model_config import ModelConfig
+from asr.models import make_model
 from asr.recipe import TrainConfig
+from asr.recogniser import make_encoder
 from asr.tokenizer import Tokenizer
-from asr.transducer import BLANK, Transducer, make_encoder
+from asr.transducer import BLANK, Transducer
 from configs.load import load
 from shards.spec import FrontendSpec
 
@@ -237,11 +239,13 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
         make_encoder("conformer", options, MELS)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("conformer-s", 13), ("conformer-m", 50), ("conformer-l", 107)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("conformer-s", 13), ("conformer-m", 50), ("conformer-l", 107), ("ctc-conformer", 28)]
+)
 def test_the_configs_make_models_of_their_sizes(name: str, millions: int) -> None:
     config = load(TrainConfig, name, "train").model
     with torch.device("meta"):
-        model = Transducer(config, mels=80, vocab=1024)
+        model = make_model(config, mels=80, vocab=1024)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
     assert isinstance(model.encoder, conformer.Encoder) and model.encoder_frames(800) == 100 + config.tail_frames
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from toys import TEXTS, Toy, flac, row_features, write_toys
 
@@ -14,9 +15,12 @@ from asr import data
 from asr.augment import AugmentConfig
 from asr.corpus import Corpus, usable
 from asr.data import AHEAD, Batch, Feed
+from asr.device_waveform import WaveformAugment
 from asr.frontend import logmel
 from asr.missing import Missing
+from asr.source import AudioError
 from asr.tokenizer import Tokenizer
+from asr.waveform_config import Level, Noise
 from manifests import storage
 from shards.cache import Cache
 from shards.index import open_shards
@@ -43,14 +47,16 @@ def feed_of(
     splice: int = 2,
     examples: int = 4,
     allowed: int = 0,
+    waveform: WaveformAugment | None = None,
+    splice_frames: int = 130,
 ) -> Feed:
     rows = np.arange(len(corpus.shards)) if rows is None else rows
-    budget = Budget(batch_frames=400, batch_examples=examples, splice=splice, splice_frames=130)
+    budget = Budget(batch_frames=400, batch_examples=examples, splice=splice, splice_frames=splice_frames)
     frames, shard = corpus.shards.frames[rows], corpus.shards.shard[rows]
     plan = plan_epoch(
         Lengths(frames, np.ones(len(rows), np.int32), shard), budget, seed=1, epoch=0, world_size=world_size
     )
-    return Feed(corpus, rows, plan, rank, augment, SEED, Missing(corpus.shards.files, allowed))
+    return Feed(corpus, rows, plan, rank, augment, SEED, Missing(corpus.shards.files, allowed), CPU, waveform)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -292,7 +298,62 @@ def test_audio_goes_to_the_device_as_it_is_unless_its_features_are_changed(spoke
     corpus = Corpus(open_shards(str(spoken / "audio")), vocab)
     plain = next(data.batches(feed_of(corpus, splice=1), 0))
     assert plain.samples_bn is not None and plain.feats_btf is None
-    spliced = list(data.batches(feed_of(corpus, splice=2), 0))
+    joined = [b for b in data.batches(feed_of(corpus, splice=2, splice_frames=250), 0) if max(map(len, b.rows)) > 1]
+    assert joined
     changed = next(data.batches(feed_of(corpus, augment=STRONG, splice=1), 0))
-    for batch in (changed, *(b for b in spliced if max(map(len, b.rows)) > 1)):
+    for batch in (changed, *joined):
         assert batch.samples_bn is None and batch.feats_btf is not None and batch.feats_btf.dtype == torch.float32
+
+
+LOUDER = WaveformAugment(level=Level(1.0, (3, 6)))
+
+
+@pytest.mark.parametrize("content", ["audio", "logmel+audio"])
+@pytest.mark.parametrize("splice", [1, 3])
+def test_with_a_waveform_batches_are_samples_and_their_features_are_of_the_changed_ones(
+    spoken: Path, vocab: Tokenizer, content: str, splice: int
+) -> None:
+    """Also where there are features in the shards, and where utterances are joined."""
+    corpus = Corpus(open_shards(str(spoken / content)), vocab)
+    most = 0
+    feed = feed_of(corpus, augment=MASKS, splice=splice, waveform=LOUDER, splice_frames=250)
+    for batch in data.batches(feed, 0):
+        assert batch.samples_bn is not None and batch.sample_lens_b is not None and batch.recordings is not None
+        for samples_t, n, rows in zip(batch.samples_bn, batch.sample_lens_b.tolist(), batch.rows, strict=True):
+            joined = np.concatenate([corpus.samples(row) for row in rows])
+            assert n == len(joined) and np.array_equal(samples_t[:n], joined) and not samples_t[n:].any()
+        plain_btf, lens_b = batch.features(CPU, corpus.spec)
+        changed_btf, changed_lens_b = batch.features(CPU, corpus.spec, LOUDER, seed=4)
+        assert torch.equal(lens_b, batch.lens_b) and torch.equal(lens_b, changed_lens_b)
+        moved_db = (changed_btf - plain_btf)[plain_btf > -9] * 10 / np.log(10)  # where both are louder than the floor
+        assert 3 <= moved_db.mean() <= 6 and len(moved_db) > 1000
+        assert torch.equal(batch.features(CPU, corpus.spec, LOUDER, seed=4)[0], changed_btf)
+        assert not torch.equal(batch.features(CPU, corpus.spec, LOUDER, seed=5)[0], changed_btf)
+        most = max(most, *map(len, batch.rows))
+    assert (most > 1) == (splice > 1)
+
+
+def test_recordings_are_read_ahead_and_a_resumed_step_gets_the_same(
+    spoken: Path, vocab: Tokenizer, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 48000), 16000)
+    noisy = WaveformAugment(noise=Noise(0.8, (0, 5), files=(f"{tmp_path}/noise.wav",)))
+    feed = feed_of(Corpus(open_shards(str(spoken / "audio")), vocab), splice=1, examples=2, waveform=noisy)
+    whole = list(data.batches(feed, 0, threads=2))
+    (tmp_path / "noise.wav").rename(tmp_path / "moved.wav")  # the device's side opens no files
+    features = [batch.features(CPU, FrontendSpec(), noisy, seed)[0] for seed, batch in enumerate(whole)]
+    assert len(whole) > 2 and not any(map(torch.equal, features, (b.features(CPU, FrontendSpec())[0] for b in whole)))
+    with pytest.raises(AudioError, match=r"noise\.wav"):
+        feed.batch(1)
+    (tmp_path / "moved.wav").rename(tmp_path / "noise.wav")
+    for step in (1, len(whole) - 1):
+        batch = feed.batch(step)
+        assert torch.equal(batch.features(CPU, FrontendSpec(), noisy, step)[0], features[step])
+
+
+def test_a_batch_that_lost_everything_has_nothing_to_change(spoken: Path, vocab: Tokenizer, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(spoken / "audio", tmp_path / "set"))
+    (folder / "train-00000.tar").unlink()
+    corpus = Corpus(open_shards(str(folder)), vocab)
+    batch = next(data.batches(feed_of(corpus, np.arange(3), allowed=1, waveform=LOUDER), 0))
+    assert batch.rows == [] and batch.features(CPU, corpus.spec, LOUDER, 0)[0].shape == (1, 1, corpus.spec.mels)

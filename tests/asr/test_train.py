@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from runs import stop_after
 
 from asr import evaluate, train, transcribe
 from pipelines import featurize, prepare, vocab
@@ -163,17 +163,9 @@ def test_a_resumed_run_says_the_means_of_the_undisturbed_one(
 ) -> None:
     """The checkpoint lies between two health lines."""
     assert train.main([*arguments(toy, tmp_path / "whole"), "log_steps=3"]) == 0
-    take, taken = train.train_step, []
-
-    def die(*args: Any) -> dict[str, float]:
-        if len(taken) == 5:
-            raise ValueError("killed")
-        taken.append(1)
-        return take(*args)
-
-    monkeypatch.setattr(train, "train_step", die)
-    assert train.main([*arguments(toy, tmp_path / "cut"), "log_steps=3"]) == 1
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert train.main([*arguments(toy, tmp_path / "cut"), "log_steps=3"]) == 1
     assert train.main([*arguments(toy, tmp_path / "cut", "--resume"), "log_steps=3"]) == 0
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole") != []
     bundles = [tmp_path / run / "last" / "bundle.json" for run in ("cut", "whole")]

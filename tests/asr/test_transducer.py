@@ -1,12 +1,17 @@
 """The model around the loss: normalisation, the losses of padded batches, and the predictor's steps."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from asr.model_config import ModelConfig
+from asr import decode
+from asr.ctc import ctc_loss
+from asr.model_config import LossConfig, ModelConfig
+from asr.pruned_loss import pruned_transducer_loss, warmup_scales
 from asr.transducer import BLANK, Transducer
 
 MakeModel = Callable[..., Transducer]
@@ -179,3 +184,89 @@ def test_every_parameter_of_a_stateless_predictor_learns() -> None:
 def test_a_predictor_must_see_a_token() -> None:
     with pytest.raises(ValueError, match=r"model\.predictor_context is 0; it must be 1 or more"):
         ModelConfig(predictor_context=0)
+
+
+def pruning(prune: int, **options: Any) -> Transducer:
+    torch.manual_seed(2)
+    encoder = {"layers": 1, "hidden": 16, "projection": 16, "stack": 4, "reduce_after": []}
+    return Transducer(ModelConfig("lstm", encoder, 8, 1, 16, 16, joint=16, prune=prune, **options), mels=8, vocab=9)
+
+
+def two_utterances() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    feats_btf = torch.randn(2, 40, 8)
+    feats_btf[1, 24:] = 0
+    return feats_btf, torch.tensor([40, 24]), torch.tensor([[3, 5, 2, 7], [4, 1, 1, 1]]), torch.tensor([4, 2])
+
+
+def parts(model: Transducer, batch: tuple[Tensor, ...], **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Simple, pruned and CTC loss, put together from the model's modules."""
+    enc_bte, enc_lens_b = model.encode(*batch[:2])
+    pred_bup, _ = model.predictor(functional.pad(batch[2], (1, 0), value=BLANK), None)
+    assert model.simple is not None and model.ctc is not None
+    both = pruned_transducer_loss(
+        model.enc_joint(enc_bte), model.pred_joint(pred_bup), model.output.weight, model.output.bias,
+        model.simple.enc.weight, model.simple.pred.weight, batch[2], enc_lens_b, batch[3],
+        s_range=model.config.prune, **options,
+    )  # fmt: skip
+    return both.simple, both.pruned, ctc_loss(model.ctc(enc_bte), batch[2], enc_lens_b, batch[3])
+
+
+@pytest.mark.parametrize("step", [0, 30, 100, 5000])
+def test_a_pruned_loss_takes_over_from_the_simple_one(step: int) -> None:
+    model, batch = pruning(prune=3), two_utterances()
+    config = LossConfig(ctc_weight=0.4, prune_warmup_steps=100)
+    losses = model(*batch, config, step=step)
+    simple, pruned, ctc = parts(model, batch)
+    of_simple, of_pruned = warmup_scales(step, 100)
+    torch.testing.assert_close(losses.main, pruned)
+    torch.testing.assert_close(losses.ctc, ctc)
+    torch.testing.assert_close(losses.total, of_simple * simple + of_pruned * pruned + 0.4 * ctc)
+
+
+def test_a_band_over_all_tokens_is_the_exact_loss() -> None:
+    pruned, exact = pruning(prune=9), pruning(prune=0)
+    exact.load_state_dict({k: v for k, v in pruned.state_dict().items() if not k.startswith("simple")})
+    batch = two_utterances()
+    torch.testing.assert_close(pruned(*batch).main, exact(*batch).main)
+    assert (pruning(prune=2)(*batch).main > exact(*batch).main + 1e-3).item()
+
+
+@pytest.mark.parametrize("prune", [0, 2])
+def test_options_of_the_loss_reach_it(prune: int) -> None:
+    """FastEmit in the gradient alone, the delay penalty in the value too, of the simple loss as well."""
+    model, batch = pruning(prune), two_utterances()
+    learning = [model.output.weight, model.enc_joint.weight, *(model.simple.parameters() if model.simple else [])]
+    found = []
+    for option in ({}, {"fastemit": 0.5}, {"delay_penalty": 0.5}):
+        losses = model(*batch, LossConfig(eps=0.0, **option))
+        found.append((losses.main, torch.autograd.grad(losses.total, learning)))
+    (plain, d_plain), (emitting, d_emitting), (delayed, d_delayed) = found
+    assert torch.equal(plain, emitting) and not torch.allclose(plain, delayed)
+    for d_other in (d_emitting, d_delayed):
+        assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in zip(d_plain, d_other, strict=True))
+
+
+def test_every_parameter_of_a_pruned_model_learns() -> None:
+    model = pruning(prune=2)
+    model(*two_utterances(), step=10).total.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_pruned_model_learns_utterances_by_heart() -> None:
+    model, batch = pruning(prune=3), two_utterances()
+    config = LossConfig(prune_warmup_steps=40)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.02)
+    for step in range(200):
+        losses = model(*batch, config, step=step)
+        if step > 40 and losses.main < 0.05:
+            break
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+    found = decode.greedy(model.eval(), batch[0], batch[1])
+    assert [[token.id for token in tokens] for tokens in found] == [[3, 5, 2, 7], [4, 1]]
+
+
+def test_a_band_of_one_token_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.prune is 1; it must be 0 \(the exact loss\) or 2 and more"):
+        pruning(prune=1)

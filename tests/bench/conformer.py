@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from asr.recipe import TrainConfig
-from asr.transducer import make_encoder
+from asr.recogniser import make_encoder
 from configs.load import load
 from shards.spec import FrontendSpec
 

@@ -62,7 +62,7 @@ def train_and_score(out: Path, shards: Path, vocab: Path, seed: int) -> tuple[fl
 
 
 def run(module: str, *arguments: object, log: Path | None = None) -> None:
-    code = f"import sys; from {module} import main; sys.exit(main())"
+    code = f"from {module} import command; command()"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE
     )
