@@ -6,7 +6,7 @@ import itertools
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NoReturn
 
 import torch
@@ -66,7 +66,9 @@ def train(args: argparse.Namespace) -> None:
     try:
         session = prepare(args)
         if args.find_batch_budget:
-            return cli.say(args, budget.find(session, step.take))
+            figures = budget.measure(session, step.take)
+            values = {"batch_s": figures.batch_s, "trials": [asdict(trial) for trial in figures.trials]}
+            return cli.summary(args, values, figures.text())
         _run(session, args)
     except RuntimeError as err:
         if not (isinstance(err, dist.DistError) or "gloo/transport" in str(err)):
