@@ -3,9 +3,9 @@
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def average(args: argparse.Namespace) -> None:
-    """Raises ValueError for bundles of other models, vocabularies or features, and for a bundle that is in the way."""
+    """Raises ValueError for bundles of other models, vocabularies or features, and for what is in the way."""
     out = storage.absolute(args.out)
     if not storage.is_local(out):
         raise ValueError(f"--out {args.out}: a bundle is written to a folder of this machine; copy it from there")
@@ -85,27 +85,37 @@ def average(args: argparse.Namespace) -> None:
         args.force and storage.exists(storage.join(out, checkpoint.FACTS))
     ):
         raise ValueError(f"--out {args.out}: is not empty; choose another, or say --force to replace a bundle")
+    if storage.exists(storage.join(out, checkpoint.TRAINING_FACTS)):
+        raise ValueError(f"--out {args.out}: is what a training goes on from; choose another")
+    _check_each_once(args.bundles)
     first = checkpoint.load(args.bundles[0])
+    known = first.facts  # as it holds for the mean: the dev WER of one bundle, for instance, does not
     sums: dict[str, Tensor] = {}
     for number, uri in enumerate(args.bundles):
         bundle = checkpoint.load(uri) if number else first
         check_same_kind(uri, bundle, args.bundles[0], first)
+        known = {key: value for key, value in known.items() if bundle.facts.get(key) == value}
         for name, value in bundle.model.state_dict().items():
             sums[name] = value.double() + sums.get(name, 0)
     state = first.model.state_dict()
     first.model.load_state_dict({name: (sums[name] / len(args.bundles)).to(state[name].dtype) for name in state})
     facts = {"averaged": [{"bundle": storage.name(uri.rstrip("/"))} for uri in args.bundles]}
     checkpoint.settle(out)
-    checkpoint.save(out, replace(first, facts=first.facts | facts))
+    checkpoint.save(out, replace(first, facts=known | facts))
     values = {"bundle": out, "bundles": len(args.bundles)}
     cli.summary(args, values, f"mean of {len(args.bundles)} bundles: {out}")
 
 
+def _check_each_once(uris: Sequence[str]) -> None:
+    places = [storage.absolute(uri) for uri in uris]
+    for uri, place in zip(uris, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{uri}: is given {places.count(place)} times; each bundle counts once in the mean")
+
+
 def check_same_kind(uri: str, bundle: checkpoint.Bundle, other_uri: str, other: checkpoint.Bundle) -> None:
     """Raises ValueError that names the fields in which two bundles differ."""
-    ours = {"model": asdict(bundle.model.config), "frontend": asdict(bundle.spec)}
-    theirs = {"model": asdict(other.model.config), "frontend": asdict(other.spec)}
-    ours["vocab"], theirs["vocab"] = ({"fingerprint": b.tokenizer.fingerprint} for b in (bundle, other))
+    ours, theirs = _fields(bundle), _fields(other)
     differing = [
         f"{part}.{key} {json.dumps(ours[part].get(key))} and {json.dumps(theirs[part].get(key))}"
         for part in ours
@@ -114,3 +124,10 @@ def check_same_kind(uri: str, bundle: checkpoint.Bundle, other_uri: str, other: 
     ]
     if differing:
         raise ValueError(f"{uri}: is of another kind than {other_uri}: {', '.join(differing)}")
+
+
+def _fields(bundle: checkpoint.Bundle) -> dict[str, dict[str, Any]]:
+    model = asdict(bundle.model.config)
+    options = model.pop("encoder_options")
+    return {"model": model, "model.encoder_options": options, "frontend": asdict(bundle.spec),
+            "vocab": {"fingerprint": bundle.tokenizer.fingerprint}}  # fmt: skip

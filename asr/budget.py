@@ -40,6 +40,7 @@ SHARE = {"cpu": 0.8, "cuda": 0.9}  # of the memory: what is left is for checkpoi
 BESIDE_BYTES = {"cpu": 1_000_000_000, "cuda": 0}
 TIMED_S = 0.3  # steps are repeated until they took this long, twice at least, and the fastest counts
 DRAWS = 4  # of augmentation, where it changes lengths: the longest batch of them is tried
+ORPHAN_S = 0.5  # after which a trial notices that nobody waits for it
 NOISE_FRAMES = 4096  # made once, and cut from and repeated
 
 
@@ -144,7 +145,11 @@ def _batches(session: Session, plan: Plan, steps: list[int]) -> list[Batch]:
 
 
 def _run(session: Session, take: Take, batches: list[Batch]) -> dict[str, float]:
-    """Steps on all batches, of which the last is timed."""
+    """Steps on all batches, of which the last is timed.
+
+    At a learning rate of 0: without a warm-up, dozens of steps on one batch of noise may end in numbers that are none.
+    """
+    session.optimisers.set_lr(0.0)
     for batch in batches:
         take(session, [batch])
     times: list[float] = []
@@ -174,7 +179,7 @@ def _in_process_of_its_own(
 ) -> dict[str, Any] | None:
     """As `_here`, in a copy of this process, which gets no more than `limit` bytes from the system."""
     read_end, write_end = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if not child:
         os.close(read_end)
         # In a thread: the threads that OpenMP had in the parent are not in the copy, and the thread that used them
@@ -182,7 +187,8 @@ def _in_process_of_its_own(
         thread = threading.Thread(target=_tell, args=(run, device, limit, write_end))
         try:
             thread.start()
-            thread.join()
+            while thread.is_alive() and os.getppid() == parent:  # whoever kills a process means its trials too
+                thread.join(ORPHAN_S)
         finally:
             os._exit(0)
     os.close(write_end)

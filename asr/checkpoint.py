@@ -95,6 +95,8 @@ def load(uri: str) -> Bundle:
         raise ValueError(f"{uri}/{FACTS}: is damaged ({err}); get the bundle again") from None
     if facts["version"] != VERSION:
         raise ValueError(f"{uri}: is a bundle of version {facts['version']}, this program reads {VERSION}")
+    if lacking := [key for key in ("weights_sha256", "vocab", "frontend", "model", "training") if key not in facts]:
+        raise ValueError(f"{uri}/{FACTS}: is damaged (it says no {', no '.join(lacking)}); get the bundle again")
     weights = storage.read_bytes(storage.join(uri, WEIGHTS))
     if hashlib.sha256(weights).hexdigest() != facts["weights_sha256"]:
         raise ValueError(f"{uri}/{WEIGHTS}: was cut short or altered since it was written; get the bundle again")
@@ -118,7 +120,10 @@ def load_training(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError(f"{folder}: has no {name}, so no training can go on from it; say --force to start over")
     try:
         tensors = load_tensors(storage.read_bytes(storage.join(folder, TRAINING_TENSORS)))
-        return tensors, json.loads(storage.read_bytes(storage.join(folder, TRAINING_FACTS)))
+        facts = json.loads(storage.read_bytes(storage.join(folder, TRAINING_FACTS)))
+        if not isinstance(facts, dict):
+            raise ValueError(f"{TRAINING_FACTS} says nothing")
+        return tensors, facts
     except (ValueError, SafetensorError) as err:
         raise ValueError(f"{folder}: is damaged ({err}); say --force in place of --resume to start over") from None
 

@@ -114,7 +114,9 @@ class Health:
 
     def epoch(self, epoch: int, plan: Plan) -> None:
         waiting = f", {plan.imbalance:.1%} waiting for other ranks" if plan.world_size > 1 else ""
-        self._say(f"epoch {epoch + 1}: {plan.steps} steps, padding {plan.padding:.1%}{waiting}")
+        batches = self._session.config.optim.accumulate
+        steps = f"{-(-plan.steps // batches)} steps{f' of {batches} batches' if batches > 1 else ''}"
+        self._say(f"epoch {epoch + 1}: {steps}, padding {plan.padding:.1%}{waiting}")
         self._write({"step": self._session.position.total + 1, "epoch": epoch + 1, "padding": plan.padding})
 
     def epoch_end(self, position: "Position") -> None:

@@ -71,7 +71,7 @@ class Optimisers:
 
 def _is_outer(name: str) -> bool:
     """Of what no hidden matrix is: embeddings, heads, and the kernels of depthwise convolutions."""
-    return name.startswith(("output.", "ctc.", "simple_")) or "embedding" in name or name.endswith("weight_kd")
+    return name.startswith(("output.", "ctc.", "simple.")) or "embedding" in name or name.endswith("weight_kd")
 
 
 def learning_rate(config: OptimConfig, position: "Position", epochs: int) -> float:

@@ -87,9 +87,11 @@ def _plan_lines(session: Session) -> list[str]:
     if later is not None:
         total += (config.epochs - first_epochs) * -(-later.steps // batches)
     more = "" if later is not None else " and those of spliced epochs"
+    # what is spliced, which utterances a mix brings, and which lie in one window differs from epoch to epoch
+    about = "about " if config.epochs > 1 else ""
     examples = int(plan.batch_sizes.sum()) / steps
     return [f"an epoch: {audio_s / 3600:.2f} h in {steps:,} steps of {examples:.1f} examples and {audio_s / steps:.1f} "
-            f"s, padding {plan.padding:.1%}; in all {config.epochs} epochs, {total:,} steps{more}"]  # fmt: skip
+            f"s, padding {plan.padding:.1%}; in all {config.epochs} epochs, {about}{total:,} steps{more}"]  # fmt: skip
 
 
 def _later_plan(session: Session, plan: Plan) -> Plan | None:

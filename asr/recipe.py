@@ -97,8 +97,10 @@ class TrainConfig:
 
 def _at_least(where: str, config: object, least: int, *names: str) -> None:
     for name in names:
-        if getattr(config, name) < least:
-            raise ValueError(f"{where}{'.' * bool(where)}{name} is {getattr(config, name)}; it must be {least} or more")
+        value = getattr(config, name)
+        if not least <= value < math.inf:
+            finite = ", and finite" if value >= least or value != value else ""
+            raise ValueError(f"{where}{'.' * bool(where)}{name} is {value}; it must be {least} or more{finite}")
 
 
 def _above_0(where: str, config: object, *names: str) -> None:

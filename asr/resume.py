@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 
 from asr import checkpoint, token_lengths
@@ -106,8 +107,15 @@ def keep_epoch(session: "Session") -> None:
 
 def kept_epochs(out: str) -> list[str]:
     """The oldest first."""
-    found = [folder for folder in Path(out).glob(f"{EPOCH}*") if folder.name.removeprefix(EPOCH).isdecimal()]
+    folders = Path(out).glob(f"{EPOCH}*")
+    found = [f for f in folders if f.name.removeprefix(EPOCH).isdecimal() and (f / checkpoint.FACTS).exists()]
     return [str(folder) for folder in sorted(found, key=lambda folder: int(folder.name.removeprefix(EPOCH)))]
+
+
+def _epochs_begun(out: str) -> set[str]:
+    """Numbers, as in names, of those and of what killed savings left."""
+    names = {path.name.removeprefix(storage.STAGING).removesuffix(".previous") for path in Path(out).glob(f"*{EPOCH}*")}
+    return {number for name in names if name.startswith(EPOCH) and (number := name.removeprefix(EPOCH)).isdecimal()}
 
 
 def to_resume(args: argparse.Namespace, out: str, rank: int, world: int) -> bool:
@@ -116,12 +124,13 @@ def to_resume(args: argparse.Namespace, out: str, rank: int, world: int) -> bool
     if rank == 0:
         for name in ("last", "best"):
             checkpoint.settle(storage.join(out, name))
-        for folder in kept_epochs(out):
-            checkpoint.settle(folder)
+        for number in _epochs_begun(out):
+            checkpoint.settle(storage.join(out, f"{EPOCH}{number}"))
     if world > 1:
         dist.barrier()
     there = storage.exists(last)
-    if there and not args.resume and not args.force:
+    kept = kept_epochs(out) or storage.exists(storage.join(out, "best", checkpoint.FACTS))  # all that somebody kept?
+    if (there or kept) and not args.resume and not args.force:
         raise ValueError(f"{out}: holds a run; say --resume to go on with it, or --force to start over")
     if there and args.resume:
         return True
@@ -149,6 +158,21 @@ def resume(session: "Session") -> None:
     session.scaler.load_state_dict(facts["scaler"])
     session.position = Position.from_json(facts["position"])
     session.position.go_on_with(session.world)
+
+
+def check_same_place(session: "Session") -> None:
+    """Raises ValueError when ranks do not go on from the same step, as on machines that share no folder. All ranks
+    must call it.
+    """
+    if session.group is None:
+        return
+    found = [torch.zeros((), dtype=torch.int64) for _ in range(session.world)]
+    dist.all_gather(found, torch.tensor(session.position.total), group=session.group)
+    steps = [int(total) for total in found]
+    if len(set(steps)) > 1:
+        places = ", ".join(f"process {rank} at step {total}" for rank, total in enumerate(steps))
+        raise ValueError(f"{session.out}: is not the same folder for all processes ({places}); give an --out that all "
+                         "machines share")  # fmt: skip
 
 
 def settle_records(session: "Session", fresh: bool) -> None:

@@ -25,7 +25,7 @@ from asr.optimisers import Optimisers
 from asr.ranks import choose_precision, join_ranks
 from asr.recipe import TrainConfig
 from asr.recogniser import Precision
-from asr.resume import Position, resume, settle_records, to_resume
+from asr.resume import Position, check_same_place, resume, settle_records, to_resume
 from asr.tokenizer import Tokenizer
 from configs import cli, load
 from manifests import storage
@@ -110,6 +110,7 @@ def prepare(args: argparse.Namespace) -> Session:
         cli.say(args, f"{out}: was stopped before its first checkpoint, so it begins again")
     if not fresh:
         resume(session)
+    check_same_place(session)
     if session.position.epoch < config.epochs:
         session.plan = epoch_plan(session)  # a budget that does not fit is said before the folder is touched
     preflight.check(session)
@@ -139,7 +140,8 @@ def _identity(
     """What must be the same in a resumed run: all that decides its batches and its model."""
     values = asdict(config)
     del values["data"]["threads"]
-    for name in ("log_steps", "save_steps", "keep_epochs", "checkpoint_activations"):
+    # Of the precision counts what it is on this machine, which may be given by name where `auto` would choose another.
+    for name in ("log_steps", "save_steps", "keep_epochs", "checkpoint_activations", "precision"):
         del values[name]
     return {"config": values, "precision": precision, "vocab": tokenizer.fingerprint, "init_from": begun,
             "features": shards.spec.fingerprint, "shards": shards.fingerprint}  # fmt: skip

@@ -42,8 +42,9 @@ def take(session: "Session", batches: Sequence[Batch]) -> dict[str, float]:
     finite = math.isfinite(norm)
     if not finite and (not scaler.is_enabled() or scaler.get_scale() <= LEAST_SCALE):
         _stop_not_finite(session, batches, norm)
-    for part in session.optimisers.parts:
-        scaler.step(part)
+    if finite:  # else no part: each looks for what is beyond the range among its own gradients alone
+        for part in session.optimisers.parts:
+            scaler.step(part)
     scaler.update()
     if session.ema is not None and finite:
         session.ema.update(session.position.total)

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from asr import alignment, budget, checkpoint, data, preflight, step
+from asr import alignment, budget, checkpoint, data, memory, preflight, step
 from asr.averaging import averaged
 from asr.corpus import Corpus, add_cache
 from asr.evaluate import recognise, word_errors
@@ -70,7 +70,10 @@ def train(args: argparse.Namespace) -> None:
             values = {"batch_s": figures.batch_s, "trials": [asdict(trial) for trial in figures.trials]}
             return cli.summary(args, values, figures.text())
         _run(session, args)
-    except RuntimeError as err:
+    except (RuntimeError, MemoryError) as err:
+        if memory.is_out(err):
+            raise ValueError("out of memory beside the batches, in an optimiser's step or recognising the dev set: take a "
+                             "smaller model or data.batch_s, or fewer processes on this machine") from err  # fmt: skip
         if not (isinstance(err, dist.DistError) or "gloo/transport" in str(err)):
             raise
         reason = str(err).strip().partition("\n")[0]
@@ -115,7 +118,8 @@ def _loop(session: Session, health: Health | None, trained: Lines | None, noted:
             position.step += len(group)
             position.total += 1
             missing.left_out += sum(batch.missing for batch in group)
-            save = position.total % config.save_steps == 0 or position.step == plan.steps
+            stop = position.step < plan.steps and any_rank(bool(noted), session.group)
+            save = stop or position.total % config.save_steps == 0 or position.step == plan.steps
             if save or position.total % config.log_steps == 0:
                 position.missing[-1] += missing.agree()
             if trained is not None:
@@ -123,8 +127,7 @@ def _loop(session: Session, health: Health | None, trained: Lines | None, noted:
                 trained.add({"epoch": position.epoch + 1, "step": position.total, "world": session.world, "ids": ids})
             if health is not None:
                 health.step(position, (position.epoch + position.share) / config.epochs, values)
-            stop = position.step < plan.steps and any_rank(bool(noted), session.group)
-            if (save or stop) and position.step < plan.steps:
+            if save and position.step < plan.steps:
                 save_last(session)
             if stop:
                 _terminate(session)

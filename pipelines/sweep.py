@@ -22,7 +22,7 @@ from pipelines.sweep_result import as_markdown, as_text, findings
 from pipelines.sweep_runs import Run, execute
 from shards.index import open_shards
 
-RESULT = "sweep.json"
+RESULT, LOCK = "sweep.json", "sweep.lock"
 _CALL = "import sys; from {module} import main; sys.exit(main())"
 
 
@@ -81,6 +81,11 @@ def _sweep(args: argparse.Namespace) -> None:
     if not storage.is_local(out):
         raise ValueError(f"--out {args.out}: trainings are written to a folder of this machine; copy it from there")
     _check_folder(args, config, out)
+    with _alone(args, out):
+        _compare(args, config, entries, out)
+
+
+def _compare(args: argparse.Namespace, config: SweepConfig, entries: list[_Entry], out: str) -> None:
     _prepare(args, config, budget(config.budget), entries, out)
     runs = [run for entry in entries for run in entry.runs]
     _check_stale(args, runs)
@@ -114,10 +119,26 @@ def _check_folder(args: argparse.Namespace, config: SweepConfig, out: str) -> No
     """Raises ValueError for the folder of another sweep."""
     path = storage.join(out, RESULT)
     if storage.exists(path) and not args.force:
-        title = json.loads(storage.read_bytes(path))["title"]
-        if title != config.title:
-            raise ValueError(f"{args.out}: holds the sweep “{title}”; choose another --out, or say --force to put this "
-                             "one's result in its place")  # fmt: skip
+        try:
+            there = f"the sweep “{json.loads(storage.read_bytes(path))['title']}”"
+        except (ValueError, KeyError, TypeError):
+            there = f"a {RESULT} that is of no sweep"
+        if there != f"the sweep “{config.title}”":
+            raise ValueError(f"{args.out}: holds {there}; choose another --out, or say --force to put this one's "
+                             "result in its place")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _alone(args: argparse.Namespace, out: str) -> Iterator[None]:
+    """Two sweeps would take each other's trainings for stale or half done. Raises ValueError for the second one."""
+    os.makedirs(out, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(storage.open_locked(storage.join(out, LOCK), wait=False))
+        except BlockingIOError:
+            raise ValueError(f"{args.out}: another sweep is at work there; wait for it, or choose another "
+                             "--out") from None  # fmt: skip
+        yield
 
 
 def _prepare(args: argparse.Namespace, config: SweepConfig, limit: Budget, entries: list[_Entry], out: str) -> None:

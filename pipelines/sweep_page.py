@@ -1,5 +1,6 @@
 """The page of a sweep: learning curves, final word error rates with their intervals, the table, what they show."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
@@ -133,8 +134,7 @@ def _places(config: SweepConfig, done: Sequence[tuple[int, Outcome, Wer]]) -> li
     inner = WIDTH - LEFT - RIGHT
     if config.against == "label":
         step = inner / len(done)
-        room = max(3, int(step / 7))
-        names = [o.label if len(o.label) <= room else o.label[: room - 1] + "…" for _, o, _ in done]
+        names = _shortened([o.label for _, o, _ in done], max(3, int(step / 7)))
         return [(LEFT + step * (k + 0.5), name) for k, name in enumerate(names)]
     values = [o.vocab_size if config.against == "vocab" else o.parameters["total"] for _, o, _ in done]
     low, high = math.log(min(values)), math.log(max(values))
@@ -150,6 +150,17 @@ def _places(config: SweepConfig, done: Sequence[tuple[int, Outcome, Wer]]) -> li
             written = x
         places.append((x, name))
     return places
+
+
+def _shortened(labels: list[str], room: int) -> list[str]:
+    """Labels of so many letters. What all begin with goes first: points of a grid differ in the values behind it."""
+    if max(map(len, labels)) <= room:
+        return labels
+    pairs = zip(min(labels), max(labels), strict=False)
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = 1 + max(labels[0].rfind(end, 0, same) for end in "=, ") if len(labels) > 1 else 0
+    names = [f"…{label[shared:]}" if shared else label for label in labels]
+    return [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
 
 
 def _ticks(end: float) -> list[float]:

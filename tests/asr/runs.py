@@ -59,7 +59,10 @@ def arguments(toy: Path, out: Path, *more: str) -> list[str]:
 
 
 def train_with(count: int, command: list[str]) -> list[int]:
-    """The exit codes of so many ranks: this process, or copies of it, which have torch loaded already."""
+    """The exit codes of so many ranks: this process, or copies of it, which have torch loaded already.
+
+    Where several run, `{rank}` in an argument is each one's own.
+    """
     if count == 1:
         return [train.main(command)]
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -80,7 +83,7 @@ def _rank(rank: int, count: int, port: int, command: list[str]) -> None:
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
-    sys.exit(train.main(command))
+    sys.exit(train.main([argument.replace("{rank}", str(rank)) for argument in command]))
 
 
 def steps_of(run: Path) -> list[dict]:

@@ -1,6 +1,9 @@
 """Which budgets are tried, and that the one that is said fits: trials in real processes with a real limit."""
 
 import os
+import select
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +168,34 @@ def test_a_process_that_the_system_kills_did_not_fit() -> None:
         return {}
 
     assert budget._in_process_of_its_own(run, CPU, 1 << 40) is None
+
+
+def test_a_trial_ends_when_the_process_that_waits_for_it_is_killed() -> None:
+    read_end, write_end = os.pipe()
+
+    def run() -> dict[str, float]:
+        os.write(write_end, b"x")
+        threading.Event().wait(60)
+        return {}
+
+    if not (waiting := os.fork()):
+        budget._in_process_of_its_own(run, CPU, 1 << 40)
+        os._exit(0)
+    os.close(write_end)  # the other ends are the two processes'
+    with os.fdopen(read_end, "rb", buffering=0) as pipe:
+        assert pipe.read(1) == b"x"
+        os.kill(waiting, signal.SIGKILL)
+        os.waitpid(waiting, 0)
+        assert select.select([pipe], [], [], 20)[0], "the trial goes on"
+        assert pipe.read(1) == b""
+
+
+def test_steps_of_a_trial_do_not_run_away_at_a_rate_that_a_training_warms_up_to(session: Session) -> None:
+    batches = budget._batches(session, budget.epoch_plan(session), [0])
+    session.optimisers.set_lr(1e8)
+    told = budget._in_process_of_its_own(lambda: budget._run(session, step.take, batches), CPU, 1 << 40)
+    assert told is not None and told["step_s"] > 0
+    assert not Path(session.out).exists()
 
 
 def test_threads_of_the_parent_do_not_hang_a_trial() -> None:

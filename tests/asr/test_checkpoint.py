@@ -157,12 +157,21 @@ def test_facts_of_another_program_are_refused(saved: Path, text: str) -> None:
         checkpoint.load(str(saved))
 
 
+def test_facts_without_what_a_bundle_needs_are_refused(saved: Path) -> None:
+    (saved / FACTS).write_text('{"version": 1, "model": {}, "vocab": {}, "training": {}}')
+    assert "is damaged (it says no weights_sha256, no frontend)" in refusal(saved)
+
+
 def test_a_damaged_training_state_is_refused(saved: Path) -> None:
     with pytest.raises(ValueError, match=r"has no training\.safetensors"):
         checkpoint.load_training(str(saved))
     (saved / checkpoint.TRAINING_TENSORS).write_bytes(b"cut")
     (saved / checkpoint.TRAINING_FACTS).write_text("{}")
     with pytest.raises(ValueError, match="is damaged"):
+        checkpoint.load_training(str(saved))
+    (saved / checkpoint.TRAINING_TENSORS).write_bytes(safetensors.torch.save({}))
+    (saved / checkpoint.TRAINING_FACTS).write_text("[]")
+    with pytest.raises(ValueError, match=r"is damaged \(training\.json says nothing"):
         checkpoint.load_training(str(saved))
 
 

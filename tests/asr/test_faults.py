@@ -125,6 +125,22 @@ def test_fewer_utterances_left_than_ranks_are_trained_on_too(
     assert len(rates) == 28 + 1 + 10 - 4 and rates == sorted(rates, reverse=True)
 
 
+def test_machines_that_share_no_folder_do_not_go_on_from_different_steps(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert train_with(1, arguments(toy, tmp_path / "run0")) == [1]
+    capfd.readouterr()
+    assert train_with(2, arguments(toy, tmp_path / "run{rank}")) == [1, 1]
+    errors = capfd.readouterr().err.strip().splitlines()
+    assert len(errors) == 2
+    assert all(
+        "is not the same folder for all processes (process 0 at step 3, process 1 at step 0)" in e for e in errors
+    )
+    assert not (tmp_path / "run1").exists()
+
+
 def die_in_the_log(patch: pytest.MonkeyPatch, rank: int, step: int) -> None:
     """Let a rank be killed after its step, before it has noted what it was on."""
     add = Lines.add

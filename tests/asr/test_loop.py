@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,9 +154,11 @@ def test_the_moving_mean_is_that_of_its_definition() -> None:
     assert model.weight.item() == 2.0
 
 
-def test_a_scale_beyond_the_range_of_gradients_skips_steps_until_it_fits(toy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])  # muon: two optimisers, of which one may have gradients in range
+def test_a_scale_beyond_the_range_of_gradients_skips_steps_until_it_fits(toy: Path, tmp_path: Path, kind: str) -> None:
     """As in float16, here with a scale that is too large for float32: steps are skipped, and the scale halved."""
-    args = arguments(toy, tmp_path / "run", "augment.time_masks=0", "augment.mel_masks=0", "optim.clip=1e9")
+    args = arguments(toy, tmp_path / "run", "augment.time_masks=0", "augment.mel_masks=0", "optim.clip=1e9",
+                     f"optim.kind={kind}")  # fmt: skip
     session = prepare(train.make_parser().parse_intermixed_args(args))
     model, ema = session.bundle.model, averaging.Ema(session.bundle.model, 0.9)
     batch = next(train.batches(session, train.epoch_plan(session), None))
@@ -216,9 +219,77 @@ def test_epochs_are_kept_and_their_mean_is_a_bundle(
     for name, value in mean.items():
         both = (weights(run / "epoch-003")[name].double() + weights(run / "epoch-004")[name].double()) / 2
         torch.testing.assert_close(value.double(), both, rtol=1e-6, atol=1e-9)
+    facts = [
+        json.loads((tmp_path / place / checkpoint.FACTS).read_text())["training"] for place in ("run/last", "mean")
+    ]
+    assert facts[1]["config"] == facts[0]["config"] and "epoch" in facts[0]
+    assert facts[1].keys() == {"config", "averaged"}  # neither its epoch nor its dev WER is that of one of them
+    for more, expected in [
+        ([*kept, "--out", str(run / "epoch-004")], "say --force"),
+        ([*kept, "--out", str(run / "last"), "--force"], "is what a training goes on from"),
+        ([*kept, f"{kept[0]}/", "--out", str(tmp_path / "twice")], "epoch-003: is given 2 times"),
+    ]:
+        capsys.readouterr()
+        assert averaging.main(more) == 1
+        assert expected in capsys.readouterr().err
+    assert (run / "last" / checkpoint.TRAINING_FACTS).exists() and not (tmp_path / "twice").exists()
+
+
+def test_what_a_kill_leaves_of_a_kept_epoch_goes_and_folders_of_the_same_name_stay(toy: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train_with(1, [*arguments(toy, run), "keep_epochs=1"]) == [0]
+    (run / "epoch-001").rename(run / "epoch-009.previous")  # killed between two renames
+    (run / ".writing-epoch-008").mkdir()
+    (run / "epoch-7").mkdir()
+    (run / "epoch-7" / "notes").write_text("years of work")
+    command = [argument for argument in arguments(toy, run, "--force") if argument != "--resume"]
+    assert train_with(1, [*command, "keep_epochs=1"]) == [0]
+    assert sorted(p.name for p in run.iterdir() if "epoch" in p.name) == ["epoch-001", "epoch-7"]
+    assert (run / "epoch-7" / "notes").exists()
+
+
+@pytest.mark.parametrize("kept", ["best", "epoch-001"])
+def test_bundles_that_are_all_somebody_kept_of_a_run_are_not_deleted(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str
+) -> None:
+    run = tmp_path / "run"
+    assert train_with(1, arguments(toy, run)) == [0]
+    (run / "last").rename(run / kept)
     capsys.readouterr()
-    assert averaging.main([*kept, "--out", str(run / "last")]) == 1
-    assert "say --force" in capsys.readouterr().err
+    assert train.main([argument for argument in arguments(toy, run) if argument != "--resume"]) == 1
+    assert f"{run}: holds a run; say --resume" in capsys.readouterr().err
+    assert (run / kept / checkpoint.FACTS).exists()
+
+
+def test_a_precision_may_be_given_by_its_name(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run goes on where `auto` would choose another."""
+    assert train_with(1, arguments(toy, tmp_path / "run")) == [0]
+    precision = json.loads((tmp_path / "run" / "last" / "training.json").read_text())["identity"]["precision"]
+    assert train_with(1, [*arguments(toy, tmp_path / "run"), f"precision={precision}"]) == [0]
+    other = "bf16" if precision == "fp32" else "fp32"
+    capsys.readouterr()
+    assert train_with(1, [*arguments(toy, tmp_path / "run"), f"precision={other}"]) == [1]
+    assert f"trained otherwise: precision {precision} then, {other} now; give" in capsys.readouterr().err
+
+
+def test_a_sigterm_keeps_count_of_what_was_left_out(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(toy / "s", tmp_path / "s")
+    (tmp_path / "s" / "train-00002.tar").unlink()
+    more = ["--shards", f"{tmp_path}/s", "--max-missing-shards", "1", "log_steps=1000", "save_steps=1000"]
+    command = [*arguments(toy, tmp_path / "run"), *more]
+    with monkeypatch.context() as patch:
+        sigterm_at(patch, rank=0, total=25)
+        assert train_with(1, command) == [143]
+    assert train_with(1, command) == [0]
+    assert [r["missing_utterances"] for r in records(tmp_path / "run") if "missing_shards" in r] == [5]
+
+
+def test_an_epoch_is_told_in_steps_of_the_optimiser(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_with(1, [*arguments(toy, tmp_path / "run"), "optim.accumulate=100"]) == [0]
+    assert "epoch 1: 1 steps of 100 batches, " in capsys.readouterr().out
+    assert max(r["step"] for r in records(tmp_path / "run")) == 1
 
 
 def test_a_training_begins_with_the_weights_of_another(
@@ -235,7 +306,21 @@ def test_a_training_begins_with_the_weights_of_another(
     assert train.main(other) == 1
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "--init-from" in error[0] and "model.joint 8 and 16" in error[0]
+    assert train.main([*other[:-1], "model.encoder_options.hidden=16"]) == 1
+    assert "of another kind than this training: model.encoder_options.hidden 8 and 16\n" in capsys.readouterr().err
     assert not (tmp_path / "third").exists()
+
+
+def test_no_memory_for_the_dev_set_is_one_line(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out_of_memory(*_: Any) -> list[str]:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(train, "recognise", out_of_memory)
+    assert train.main([*arguments(toy, tmp_path / "run"), "--dev-shards", f"{toy}/s"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "recognising the dev set" in error[0]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +330,8 @@ def test_a_training_begins_with_the_weights_of_another(
         (["optim.kind=adam"], "adamw"),
         (["precision=fp16"], "is for GPUs"),
         (["ema=1"], "must be from 0 to below 1"),
+        (["optim.weight_decay=.nan"], "optim.weight_decay is nan; it must be 0 or more, and finite"),
+        (["optim.min_lr=.inf"], "optim.min_lr is inf; it must be 0 or more, and finite"),
         (["optim.accumulate=0"], "optim.accumulate is 0; it must be 1 or more"),
         (["model.kind=ctc", "loss.fastemit=0.1"], "loss.fastemit"),
         (["--init-from", "nowhere"], "is not a bundle"),

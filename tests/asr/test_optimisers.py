@@ -6,6 +6,7 @@ from conftest import MakeModel
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.model_config import ModelConfig
 from asr.optimisers import Optimisers, learning_rate
 from asr.recipe import OptimConfig
 from asr.resume import Position
@@ -67,6 +68,14 @@ def test_muon_turns_hidden_matrices_and_leaves_the_vocabulary_to_adamw(make_mode
     assert {"enc_joint.weight", "predictor.projection.weight", "encoder.recurrent.0.weight_hh_l0"} <= names
     assert not names & {"output.weight", "ctc.weight", "predictor.embedding.weight"}
     assert all(p.ndim == 2 for group in muon.param_groups for p in group["params"])
+
+
+def test_the_heads_of_the_pruned_loss_are_no_hidden_matrices() -> None:
+    model = Transducer(ModelConfig(encoder_options={"hidden": 8, "projection": 8}, joint=8, prune=2), 8, 12)
+    _, muon = Optimisers(model, config("muon")).parts
+    turned = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert model.simple is not None
+    assert not turned & {id(model.simple.enc.weight), id(model.simple.pred.weight)}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -69,7 +69,7 @@ def test_a_sound_corpus_gets_two_lines_and_they_are_true(start: Start) -> None:
     first = -(-ready.plan.steps // 2)
     later = steps_later(ready)
     assert plan.startswith(f"an epoch: {hours:.2f} h in {first} steps of {40 / first:.1f} examples and ")
-    assert plan.endswith(f"in all 5 epochs, {first + 4 * -(-later // 2)} steps")
+    assert plan.endswith(f"in all 5 epochs, about {first + 4 * -(-later // 2)} steps")
     assert later != ready.plan.steps
     numbers = sum(p.numel() for p in ready.bundle.model.parameters())
     assert f"{4 * 4 * numbers / 1e9:.2f} GB for weights, gradients and the optimiser" in memory

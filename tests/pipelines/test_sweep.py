@@ -18,6 +18,7 @@ import pytest
 
 from asr.scoring import Scored, score
 from configs import load
+from manifests import storage
 from manifests.schema import Utterance
 from pipelines import featurize, sweep, sweep_config, sweep_page
 from pipelines.sweep_compare import difference
@@ -90,6 +91,18 @@ def stopped(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+LEAN = ("points=[{label: narrow}, {label: no batch, settings: {data: {batch_s: 0.1}, model: {encoder_options: "
+        "{hidden: 12}}}}, {label: too many, vocab: bpe-999}]")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of one training that can be and two that cannot: each process takes seconds to load torch."""
+    out = tmp_path_factory.mktemp("out")
+    assert sweep.main(inputs.arguments(out, "--jobs", "2", LEAN)) == 1
+    return out
+
+
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     code = "from pipelines.sweep import command; command()"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -112,9 +125,25 @@ def points_of(out: Path) -> dict[str, dict]:
     return {point["label"]: point for point in json.loads((out / "sweep.json").read_text())["points"]}
 
 
-def test_a_stopped_sweep_goes_on_and_ends_in_a_table_a_plot_and_the_reasons_of_points_without_result(
-    inputs: Inputs, stopped: Path, capsys: Printed
+def test_a_sweep_ends_in_a_table_a_plot_and_the_reasons_of_points_without_result(
+    inputs: Inputs, finished: Path
 ) -> None:
+    point, found = finished / "points" / "narrow-seed0", points_of(finished)
+    (result,) = found["narrow"]["results"]
+    assert result["steps"] == 144 and len(result["curve"]) == 6 and result["minutes"] > 0
+    assert result["hours"] == pytest.approx(6 * hours(inputs.folder / "s"), rel=1e-3)
+    score = json.loads((point / "score" / "wer.json").read_text())["wer"]
+    assert found["narrow"]["wer"]["mean"] == score["rate"] and found["narrow"]["wer"]["low"] == score["low"]
+    assert found["no batch"]["failed"] and "batch" in found["no batch"]["reason"]
+    assert not found["too many"]["failed"] and "largest possible" in found["too many"]["reason"]
+    table, page = (finished / "sweep.md").read_text(), (finished / "sweep.html").read_text()
+    for text in (table, page):
+        assert found["no batch"]["reason"].partition(";")[0] in text and "Wider is better." in text
+    assert page.count("<polyline") == 1 and "http" not in page.replace("http-equiv", "") and "<script" not in page
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_goes_on_with_what_is_not_finished(inputs: Inputs, stopped: Path, capsys: Printed) -> None:
     first, second = (stopped / "points" / f"{name}-seed0" for name in ("narrow", "wide"))
     log, before = (first / "train.log").read_text(), json.loads((second / "point.json").read_text())
     assert (first / "score" / "wer.json").exists() and before["result"] is None
@@ -126,30 +155,38 @@ def test_a_stopped_sweep_goes_on_and_ends_in_a_table_a_plot_and_the_reasons_of_p
     found = points_of(stopped)
     assert [found[name]["results"][0]["steps"] for name in ("narrow", "wide")] == [144, 144]
     assert found["narrow"]["parameters"]["total"] < found["wide"]["parameters"]["total"]
-    assert found["wide"]["results"][0]["hours"] == pytest.approx(6 * hours(inputs.folder / "s"), rel=1e-3)
-    assert len(found["wide"]["results"][0]["curve"]) == 6 and found["wide"]["results"][0]["minutes"] > 0
-    score = json.loads((second / "score" / "wer.json").read_text())["wer"]
-    assert found["wide"]["wer"]["mean"] == score["rate"] and found["wide"]["wer"]["low"] == score["low"]
-    assert found["no batch"]["failed"] and "batch" in found["no batch"]["reason"]
-    assert not found["too many"]["failed"] and "largest possible" in found["too many"]["reason"]
-    table, page = (stopped / "sweep.md").read_text(), (stopped / "sweep.html").read_text()
-    for text in (table, page):
-        assert found["no batch"]["reason"].partition(";")[0] in text and "Wider is better." in text
-    assert page.count("<polyline") == 2 and "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert len(found["wide"]["results"][0]["curve"]) == 6
+    assert (stopped / "sweep.html").read_text().count("<polyline") == 2
 
 
 def hours(shards: Path) -> float:
     return json.loads((shards / "stats.json").read_text())["hours"]
 
 
-def test_a_changed_config_says_which_trainings_are_stale(inputs: Inputs, stopped: Path, capsys: Printed) -> None:
-    assert sweep.main(inputs.arguments(stopped, "settings.model.encoder_options.hidden=9")) == 1
+def test_a_changed_config_says_which_trainings_are_stale(inputs: Inputs, finished: Path, capsys: Printed) -> None:
+    assert sweep.main(inputs.arguments(finished, LEAN, "settings.model.encoder_options.hidden=9")) == 1
     said = error(capsys)
-    assert "2 of 3 trainings" in said and "narrow, seed 0 (model.encoder_options.hidden 8 then, 9 now)" in said
-    assert "wide, seed 0" not in said and "--force" in said
-    assert (stopped / "points" / "narrow-seed0" / "run" / "metrics.jsonl").exists()
-    assert sweep.main(inputs.arguments(stopped, "title=Others")) == 1
+    assert "1 of 2 trainings" in said and "narrow, seed 0 (model.encoder_options.hidden 8 then, 9 now)" in said
+    assert "no batch, seed 0" not in said and "--force" in said
+    assert (finished / "points" / "narrow-seed0" / "run" / "metrics.jsonl").exists()
+    assert sweep.main(inputs.arguments(finished, "title=Others")) == 1
     assert "holds the sweep “Toys”" in error(capsys)
+
+
+@pytest.mark.parametrize("there", ["[]", "{}", "no JSON"])
+def test_a_result_that_is_of_no_sweep_stays(inputs: Inputs, tmp_path: Path, capsys: Printed, there: str) -> None:
+    (tmp_path / "sweep.json").write_text(there)
+    assert sweep.main(inputs.arguments(tmp_path)) == 1
+    assert error(capsys).startswith(f"sweep-asr: error: {tmp_path}: holds a sweep.json that is of no sweep; choose ")
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
+
+
+def test_two_sweeps_share_no_folder(inputs: Inputs, tmp_path: Path, capsys: Printed) -> None:
+    (tmp_path / "points").mkdir()
+    with storage.open_locked(str(tmp_path / "sweep.lock")):
+        assert sweep.main(inputs.arguments(tmp_path, "--force")) == 1
+        assert error(capsys).startswith(f"sweep-asr: error: {tmp_path}: another sweep is at work there; ")
+    assert not (tmp_path / "vocabs").exists()
 
 
 @pytest.mark.slow
@@ -285,6 +322,16 @@ def test_without_intervals_or_results_nothing_is_said_of_differences() -> None:
     assert findings(CONFIG, [outcome("a", (0.5, 0.4, 0.6)), outcome("b")])[-1].startswith("Fewer than two points")
     for outcomes in (none, [outcome("a", reason="no <reason>")], [outcome("zero", (0.0, 0.0, 0.0))]):
         assert "<svg" in sweep_page.render(CONFIG, outcomes, {}) or "yet" in sweep_page.render(CONFIG, outcomes, {})
+
+
+def test_points_of_a_grid_are_told_apart_below_the_plot() -> None:
+    """Their labels begin with the same setting, and there is room for some letters only."""
+    key = "model.encoder_options.hidden"
+    page = sweep_page.render(CONFIG, [outcome(f"{key}={i}", (0.2, 0.1, 0.3)) for i in (64, 128, 256, 512, 640)], {})
+    below = re.findall(r'text-anchor="middle">([^<]*)<', page)
+    assert below[:5] == ["…64", "…128", "…256", "…512", "…640"]
+    page = sweep_page.render(CONFIG, [outcome(f"{name} {key}", (0.2, 0.1, 0.3)) for name in "abcde"], {})
+    assert [name[:2] for name in re.findall(r'text-anchor="middle">([^<]*)<', page)[:5]] == [f"{c} " for c in "abcde"]
 
 
 def test_a_result_is_read_from_what_training_and_evaluation_leave(tmp_path: Path) -> None:
