@@ -37,7 +37,10 @@ def any_rank(mine: bool, group: dist.ProcessGroup | None) -> bool:
 
 
 def choose_precision(asked: Literal["auto"] | Precision, device: torch.device) -> Precision:
-    """bf16 takes half the time where the hardware knows it, and much more than float32 where it does not. Raises ValueError."""
+    """bf16 takes half the time where the hardware knows it, and much more than float32 where it does not.
+
+    Raises ValueError for what the device cannot do.
+    """
     if asked == "fp16" and device.type != "cuda":
         raise ValueError(
             "precision=fp16: is for GPUs that do not know bf16; say precision=auto"

@@ -72,8 +72,8 @@ def train(args: argparse.Namespace) -> None:
         _run(session, args)
     except (RuntimeError, MemoryError) as err:
         if memory.is_out(err):
-            raise ValueError("out of memory beside the batches, in an optimiser's step or recognising the dev set: take a "
-                             "smaller model or data.batch_s, or fewer processes on this machine") from err  # fmt: skip
+            raise ValueError("out of memory beside the batches, in an optimiser's step or recognising the dev set: "
+                             "take a smaller model, or fewer processes on this machine") from err  # fmt: skip
         if not (isinstance(err, dist.DistError) or "gloo/transport" in str(err)):
             raise
         reason = str(err).strip().partition("\n")[0]
