@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asr import kernels
+
 NEVER = -1e30  # log-probability of what cannot happen; finite, so that differences stay numbers
 
 
@@ -79,6 +81,17 @@ def posteriors(
 
     Log-probabilities are 0 (blank) and NEVER (token) outside of an utterance and, in a column, before and behind its
     points; a token that leads to no point is NEVER, too. What is returned there means nothing.
+    """
+    scores = blank_btu, token_btu, enc_lens_b, target_lens_b
+    if blank_btu.shape[2] <= kernels.MOST_LANES and kernels.available(blank_btu.device):
+        return kernels.posteriors(*scores)
+    return posteriors_by_scans(*scores)
+
+
+def posteriors_by_scans(
+    blank_btu: Tensor, token_btu: Tensor, enc_lens_b: Tensor, target_lens_b: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `posteriors` returns, in PyTorch.
 
     A column of the lattice (all frames at one u) is one prefix scan: a path enters it at some frame t' by a token and
     then moves by blanks, so with C the running sum of the column's blanks, alpha_u(t) = C(t) + logcumsumexp over t'

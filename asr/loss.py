@@ -8,7 +8,6 @@ at the lattice points that a path is likely to cross.
 Shape letters: b batch, t encoder frames, u tokens (+ 1), j joint size, v vocab, n lattice points.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asr import kernels
+from asr.kernels import BITS
 from asr.lattice import Points
 
 Precision = Literal["fp32", "bf16"]
@@ -24,7 +25,6 @@ CHUNK_LOGITS = (
     1 << 19
 )  # on CPU stays near the cache: 2^18 to 2^21 take as long (to 5 %), 2^20 half as much memory again
 CHUNK_POINTS = 256  # at least: with 64, a vocabulary of 16,384 takes 1.6 times as long, moving weights about
-BITS = 1 / math.log(2)
 CUDA_CHUNK_LOGITS = 1 << 24  # three float32 copies of 64 MB; smaller ones would mostly wait for kernels to start
 
 
@@ -120,11 +120,9 @@ class _Transducer(torch.autograd.Function):
         blank_n, token_n, norm_n = (enc.new_empty(len(points.flat_n)) for _ in range(3))
         for part in _chunks(len(points.flat_n), weight):
             hidden_nj = _hidden(enc, pred, points.enc_row_n[part], points.pred_row_n[part], weight)
-            bits_nv = _bits(hidden_nj, weight, bias_v)
-            blank_n[part] = bits_nv[:, objective.blank]
-            token_n[part] = bits_nv.gather(1, points.token_n[part, None])[:, 0]
-            top_n = bits_nv.amax(1)
-            norm_n[part] = bits_nv.sub_(top_n[:, None]).exp2_().sum(1).log2_().add_(top_n)
+            blank_n[part], token_n[part], norm_n[part] = _row_stats(
+                hidden_nj, weight, bias_v, points.token_n[part], objective.blank
+            )
         blank_n, token_n = ((bits_n - norm_n) / BITS for bits_n in (blank_n, token_n))
         if objective.delay_penalty:
             frames_n = points.enc_row_n % points.shape[1]
@@ -152,14 +150,9 @@ class _Transducer(torch.autograd.Function):
         for part in _chunks(len(kept), weight):
             hidden_nj = _hidden(enc, pred, enc_row_n[part], pred_row_n[part], weight)
             on_blank, on_token = on_blank_n[part], on_token_n[part]
-            # d loss / d logits = (blank + token posterior) * softmax - posterior of the symbol itself
-            d_nv = (
-                _bits(hidden_nj, weight, bias_v).sub_(norm_n[part, None]).exp2_().mul_((on_blank + on_token)[:, None])
-            )
-            d_nv[:, objective.blank] -= on_blank
-            d_nv.scatter_add_(1, token_n[part, None], -on_token[:, None])
-            d_bias += d_nv.sum(0)
-            low = d_nv.to(weight.dtype)
+            known = norm_n[part], token_n[part], on_blank, on_token, objective.blank
+            low, d_bias_part = _d_logits(hidden_nj, weight, bias_v, *known)
+            d_bias += d_bias_part
             d_weight += low.T @ hidden_nj
             d_sum_nj = torch.ops.aten.tanh_backward((low @ weight).to(enc.dtype), hidden_nj.to(enc.dtype))
             d_enc.index_add_(0, enc_row_n[part], d_sum_nj)
@@ -180,6 +173,36 @@ def _hidden(enc: Tensor, pred: Tensor, enc_row: Tensor, pred_row: Tensor, weight
         # tanh x = 2 sigmoid(2x) - 1: on CPU float32's sigmoid takes half the time of tanh in bfloat16
         return sum_nj.mul_(2).sigmoid_().mul_(2).sub_(1).bfloat16()
     return sum_nj.to(weight.dtype).tanh_()
+
+
+def _row_stats(
+    hidden_nj: Tensor, weight: Tensor, bias_v: Tensor, next_n: Tensor, blank: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """In bits, of each row of logits: blank, the next token, and the logarithm of the sum."""
+    if _by_kernels(bias_v):
+        return kernels.row_stats(functional.linear(hidden_nj, weight), bias_v, next_n, blank)
+    bits_nv = _bits(hidden_nj, weight, bias_v)
+    blank_n, token_n, top_n = bits_nv[:, blank].clone(), bits_nv.gather(1, next_n[:, None])[:, 0], bits_nv.amax(1)
+    return blank_n, token_n, bits_nv.sub_(top_n[:, None]).exp2_().sum(1).log2_().add_(top_n)
+
+
+def _d_logits(
+    hidden_nj: Tensor, weight: Tensor, bias_v: Tensor, norm_n: Tensor, next_n: Tensor, on_blank_n: Tensor,
+    on_token_n: Tensor, blank: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """d loss / d logits = (blank + token posterior) * softmax - posterior of the symbol itself; and its sum."""
+    if _by_kernels(bias_v):
+        logits_nv = functional.linear(hidden_nj, weight)
+        low = kernels.to_gradients_(logits_nv, bias_v, norm_n, next_n, on_blank_n, on_token_n, blank)
+        return low, low.sum(0, dtype=bias_v.dtype)
+    d_nv = _bits(hidden_nj, weight, bias_v).sub_(norm_n[:, None]).exp2_().mul_((on_blank_n + on_token_n)[:, None])
+    d_nv[:, blank] -= on_blank_n
+    d_nv.scatter_add_(1, next_n[:, None], -on_token_n[:, None])
+    return d_nv.to(weight.dtype), d_nv.sum(0)
+
+
+def _by_kernels(bias_v: Tensor) -> bool:
+    return bias_v.dtype == torch.float32 and kernels.available(bias_v.device)
 
 
 def _bits(hidden_nj: Tensor, weight: Tensor, bias_v: Tensor) -> Tensor:
