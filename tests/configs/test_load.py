@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from asr.recipe import TrainConfig
 from asr.waveform_config import WaveformConfig
 from configs import load
+from pipelines.sweep_config import SweepConfig
 from shards.spec import FrontendSpec
 
 
@@ -135,7 +136,9 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 # The project's own
 
-KINDS: dict[str, type] = {"augment": WaveformConfig, "frontend": FrontendSpec, "train": TrainConfig}
+KINDS: dict[str, type] = {
+    "augment": WaveformConfig, "frontend": FrontendSpec, "sweeps": SweepConfig, "train": TrainConfig,
+}  # fmt: skip
 FILES = sorted(load.FOLDER.rglob("*.yaml"))
 
 
