@@ -81,13 +81,19 @@ def average(args: argparse.Namespace) -> None:
     out = storage.absolute(args.out)
     if not storage.is_local(out):
         raise ValueError(f"--out {args.out}: a bundle is written to a folder of this machine; copy it from there")
+    _check_each_once(args.bundles)
+    facts = {"averaged": [_named(uri) for uri in args.bundles]}
+    if (
+        storage.exists(storage.join(out, checkpoint.FACTS))
+        and checkpoint.load(out).facts.get("averaged") == facts["averaged"]
+    ):
+        return cli.say(args, f"{out}: is the mean of these bundles already")
     if next(iter(storage.list_files(out)), None) is not None and not (
         args.force and storage.exists(storage.join(out, checkpoint.FACTS))
     ):
         raise ValueError(f"--out {args.out}: is not empty; choose another, or say --force to replace a bundle")
     if storage.exists(storage.join(out, checkpoint.TRAINING_FACTS)):
         raise ValueError(f"--out {args.out}: is what a training goes on from; choose another")
-    _check_each_once(args.bundles)
     first = checkpoint.load(args.bundles[0])
     known = first.facts  # as it holds for the mean: the dev WER of one bundle, for instance, does not
     sums: dict[str, Tensor] = {}
@@ -99,11 +105,16 @@ def average(args: argparse.Namespace) -> None:
             sums[name] = value.double() + sums.get(name, 0)
     state = first.model.state_dict()
     first.model.load_state_dict({name: (sums[name] / len(args.bundles)).to(state[name].dtype) for name in state})
-    facts = {"averaged": [{"bundle": storage.name(uri.rstrip("/"))} for uri in args.bundles]}
     checkpoint.settle(out)
     checkpoint.save(out, replace(first, facts=known | facts))
     values = {"bundle": out, "bundles": len(args.bundles)}
     cli.summary(args, values, f"mean of {len(args.bundles)} bundles: {out}")
+
+
+def _named(uri: str) -> dict[str, str]:
+    """A bundle by its folder's name and its weights."""
+    weights = checkpoint.load(uri).model.state_dict()
+    return {"bundle": storage.name(uri.rstrip("/")), "weights": checkpoint.fingerprint(weights)}
 
 
 def _check_each_once(uris: Sequence[str]) -> None:

@@ -94,7 +94,8 @@ class Health:
         self._say(
             f"{size:.2f} M parameters, encoder frames of {model.encoder.reduction * shards.spec.frame_s * 1e3:g} ms"
         )
-        data = f"{len(session.rows):,} utterances, {shards.hours:.2f} h"
+        hours = float(session.lengths.frames.sum(dtype="int64")) * shards.spec.frame_s / 3600
+        data = f"{len(session.rows):,} utterances, {hours:.2f} h"
         self._say(f"{data}; {session.world} process(es), {session.precision}")
         for reason, count in session.left_out.items():
             if count:
@@ -104,7 +105,9 @@ class Health:
             for line in session.mix.lines():
                 self._say(f"  {line}")
         position = session.position
-        if position.total:
+        if position.epoch >= session.config.epochs:
+            self._say(f"finished before, after {position.total:,} steps: nothing is left to do")
+        elif position.total:
             ranks = [f"{steps:,} steps by {ranks} process(es)" for ranks, steps in position.done]
             before = f"; of this epoch before: {', '.join(ranks)}" if ranks else ""
             self._say(f"going on after step {position.total}, in epoch {position.epoch + 1}{before}")

@@ -90,8 +90,14 @@ def _plan_lines(session: Session) -> list[str]:
     # what is spliced, which utterances a mix brings, and which lie in one window differs from epoch to epoch
     about = "about " if config.epochs > 1 else ""
     examples = int(plan.batch_sizes.sum()) / steps
+    warmup = config.optim.warmup_steps
+    short = [] if total > warmup else [
+        f"warm-up: optim.warmup_steps={warmup} is as long as the training or longer, so that optim.lr is hardly "
+        f"reached; say for instance optim.warmup_steps={max(1, total // 10)}"
+    ]  # fmt: skip
+    in_all = f"in all {config.epochs} epochs, {about}{total:,} steps{more}"
     return [f"an epoch: {audio_s / 3600:.2f} h in {steps:,} steps of {examples:.1f} examples and {audio_s / steps:.1f} "
-            f"s, padding {plan.padding:.1%}; in all {config.epochs} epochs, {about}{total:,} steps{more}"]  # fmt: skip
+            f"s, padding {plan.padding:.1%}; {in_all}", *short]  # fmt: skip
 
 
 def _later_plan(session: Session, plan: Plan) -> Plan | None:

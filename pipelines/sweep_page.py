@@ -76,6 +76,9 @@ def _curves(outcomes: Sequence[Outcome]) -> str:
         drawn.append(
             f'<polyline class="curve" points="{points}" {_stroke(i, outcomes)}><title>{title}</title></polyline>'
         )
+        if len(curve) == 1:  # of which no line would be seen
+            place = f'cx="{x(curve[0][0]):.1f}" cy="{y(curve[0][1]):.1f}" r="3.5"'
+            drawn.append(f'<circle {place} fill="{_colour(i, len(outcomes))}"><title>{title}</title></circle>')
     named = dict.fromkeys(i for i, *_ in curves)
     keys = "".join(_key(outcomes[i].label, _stroke(i, outcomes)) for i in named)
     about = "Learning curves: dev WER over hours of audio heard; the last figures stand in the table"

@@ -101,7 +101,7 @@ def _best(done: Sequence[Outcome]) -> list[str]:
     if beside := [o.label for o, kind in judged if kind != "higher"]:
         said.append(f"No difference from it is shown for {_listed(beside)}.")
     if above := [o.label for o, kind in judged if kind == "higher"]:
-        said.append(f"Higher, beyond the interval of the difference: {_listed(above)}.")
+        said.append(f"Higher than it: {_listed(above)}.")
     return said
 
 
@@ -120,7 +120,8 @@ def _steps(done: Sequence[Outcome]) -> list[str]:
 def _how(done: Sequence[Outcome]) -> str:
     seeds = "" if all(len(o.results) == 1 for o in done) else " and seeds"
     if math.isnan(difference(done[0], done[1]).low):
-        return "Points are called different where their intervals do not overlap."
+        return ("Points are called different where their intervals do not overlap, as the dev set has too few "
+                "speakers to compare them speaker by speaker.")  # fmt: skip
     return ("Points are called different where the 95 % interval of their difference, speaker by speaker, does not "
             f"hold 0 (bootstrap over speakers{seeds}).")  # fmt: skip
 

@@ -215,6 +215,8 @@ def test_epochs_are_kept_and_their_mean_is_a_bundle(
     assert all(torch.equal(value, last[name]) for name, value in weights(run / "epoch-004").items())
     kept = [str(run / "epoch-003"), str(run / "epoch-004")]
     assert averaging.main([*kept, "--out", str(tmp_path / "mean")]) == 0
+    assert averaging.main([*kept, "--out", str(tmp_path / "mean")]) == 0
+    assert "is the mean of these bundles already" in capsys.readouterr().out
     mean = weights(tmp_path / "mean")
     for name, value in mean.items():
         both = (weights(run / "epoch-003")[name].double() + weights(run / "epoch-004")[name].double()) / 2

@@ -62,7 +62,8 @@ def found(ready: Session, about: str) -> str:
 
 
 def test_a_sound_corpus_gets_two_lines_and_they_are_true(start: Start) -> None:
-    ready = start(good(40), "data.splice=3", "data.splice_s=9", "data.batch_s=9.5", "optim.accumulate=2")
+    spliced = ["data.splice=3", "data.splice_s=9", "data.batch_s=9.5"]
+    ready = start(good(40), *spliced, "optim.accumulate=2", "optim.warmup_steps=1")
     plan, memory = preflight.lines(ready)
     assert ready.plan is not None
     hours = sum(len(toy.feats_tf) for toy in good(40)) / 100 / 3600
@@ -73,6 +74,11 @@ def test_a_sound_corpus_gets_two_lines_and_they_are_true(start: Start) -> None:
     assert later != ready.plan.steps
     numbers = sum(p.numel() for p in ready.bundle.model.parameters())
     assert f"{4 * 4 * numbers / 1e9:.2f} GB for weights, gradients and the optimiser" in memory
+
+
+def test_a_warmup_that_outlasts_the_training_is_told(start: Start) -> None:
+    said = found(start(good(40), "optim.warmup_steps=300"), "warm-up")
+    assert "optim.warmup_steps=300 is as long as the training or longer" in said
 
 
 def steps_later(ready: Session) -> int:

@@ -270,7 +270,7 @@ def test_the_text_tells_differences_from_what_lies_within_the_intervals() -> Non
     assert said[:3] == [
         "The lowest dev WER is that of b: 18.00 %, 95 % interval 15.00 – 21.00 %.",
         "No difference from it is shown for a.",
-        "Higher, beyond the interval of the difference: c.",
+        "Higher than it: c.",
     ]
     assert said[3:6] == [
         "a → b: no difference is shown (-2.00 percentage points).",
