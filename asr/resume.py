@@ -63,10 +63,13 @@ class Position:
         self.world = world
 
     def measured(self, wer: float, better: bool, config: "OptimConfig") -> None:
-        """The dev WER after an epoch, which is what the schedule "plateau" goes by."""
+        """The dev WER after an epoch, which is what the schedule "plateau" goes by once the warm-up is over.
+
+        Before that a WER of 100 % does not fall either, and every halving would be a fault of the warm-up.
+        """
         if better:
             self.best_wer = wer
-        self.waited = 0 if better else self.waited + 1
+        self.waited = 0 if better or self.total < config.warmup_steps else self.waited + 1
         if self.waited > config.patience:
             self.lr_factor, self.waited = self.lr_factor * config.factor, 0
 

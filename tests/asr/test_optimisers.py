@@ -102,3 +102,15 @@ def test_a_plateau_lowers_the_rate_after_its_patience_and_not_below_the_least() 
         rates.append(learning_rate(optim, position, 30))
     assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2, 0.2]
     assert position.best_wer == 0.8
+
+
+def test_no_plateau_is_seen_before_the_warmup_is_over() -> None:
+    optim = OptimConfig(lr=1.0, schedule="plateau", patience=1, warmup_steps=100)
+    position = Position(total=99)
+    for _ in range(9):
+        position.measured(1.0, False, optim)
+    assert learning_rate(optim, position, 30) == 1.0
+    position.total = 100
+    for _ in range(2):
+        position.measured(1.0, False, optim)
+    assert learning_rate(optim, position, 30) == 0.5
