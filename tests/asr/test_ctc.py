@@ -13,21 +13,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import make_inputs
+from streams import LENS, recognise, walks
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr import checkpoint, decode, evaluate, stream, train, transcribe
+from asr import checkpoint, decode, evaluate, train, transcribe
 from asr.checkpoint import Bundle
 from asr.ctc import Ctc, ctc_loss, frames_needed
 from asr.decode import Token
 from asr.frontend import logmel
 from asr.model_config import LossConfig, ModelConfig, check_together
 from asr.models import make_model
-from asr.stream import Word
 from asr.tokenizer import BLANK, Tokenizer
 from asr.transducer import Transducer
 
-LENS = [61, 7, 90, 1, 42]
 LSTM: dict[str, Any] = {"layers": 2, "hidden": 16, "projection": 12, "stack": 3, "reduce_after": [1]}
 CONFORMER: dict[str, Any] = {"layers": 2, "width": 16, "heads": 2, "channels": 3, "left": 5}
 
@@ -113,11 +112,7 @@ def model() -> Ctc:
 
 @pytest.fixture(scope="module")
 def feats_btf() -> Tensor:
-    """Slow random walks: neighbouring frames are alike, as in speech. Behind the ends there is something else."""
-    walk = torch.randn(len(LENS), max(LENS), 8, generator=torch.Generator().manual_seed(4)).cumsum(1) / 3
-    for b, frames in enumerate(LENS):
-        walk[b, frames:] = 50.0
-    return walk
+    return walks()
 
 
 def test_tokens_are_those_of_the_best_path(model: Ctc, feats_btf: Tensor) -> None:
@@ -173,15 +168,6 @@ def ctc_bundle(request: pytest.FixtureRequest, bundle: Bundle) -> Bundle:
         model = make("conformer", CONFORMER | {"chunk": request.param}, spec.mels, size, tail_frames=2)
     model.set_normalisation(bundle.model.mean_f, bundle.model.scale_f**-2)
     return dataclasses.replace(bundle, model=model)
-
-
-def recognise(bundle: Bundle, chunks: list[np.ndarray]) -> list[Word]:
-    state = stream.init_state(bundle)
-    words: list[Word] = []
-    for chunk in chunks:
-        new, state = stream.step(bundle, chunk, state)
-        words += new
-    return words + stream.finish(bundle, state)
 
 
 @settings(max_examples=15, deadline=None)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streams import LENS, walks
 from torch import Tensor
 
 from asr import decode
@@ -13,7 +14,6 @@ from asr.decode import MAX_SYMBOLS, Token
 from asr.transducer import BLANK, Transducer
 
 MakeModel = Callable[..., Transducer]
-LENS = [61, 7, 90, 1, 42]
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,7 @@ def model(make_model: MakeModel) -> Transducer:
 
 @pytest.fixture(scope="module")
 def feats_btf() -> Tensor:
-    """Slow random walks: neighbouring frames are alike, as in speech. Behind the ends there is something else."""
-    walk = torch.randn(len(LENS), max(LENS), 8, generator=torch.Generator().manual_seed(4)).cumsum(1) / 3
-    for b, frames in enumerate(LENS):
-        walk[b, frames:] = 50.0
-    return walk
+    return walks()
 
 
 def plain_greedy(model: Transducer, enc_te: Tensor) -> list[Token]:

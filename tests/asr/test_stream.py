@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streams import recognise
 
 from asr import decode, stream
 from asr.checkpoint import Bundle
@@ -20,15 +21,6 @@ from asr.stream import StreamState, Word
 from asr.transducer import BLANK, Transducer
 
 MakeModel = Callable[..., Transducer]
-
-
-def recognise(bundle: Bundle, chunks: list[np.ndarray]) -> list[Word]:
-    state = stream.init_state(bundle)
-    words: list[Word] = []
-    for chunk in chunks:
-        new, state = stream.step(bundle, chunk, state)
-        words += new
-    return words + stream.finish(bundle, state)
 
 
 def whole_file(bundle: Bundle, samples: np.ndarray) -> list[decode.Token]:
