@@ -177,6 +177,8 @@ def train(args: argparse.Namespace, side: Side, folder: Path, settings: list[str
     if side.rule == "best":
         arguments += ["--dev-shards", side.shards / "urls-dev.txt"]
     many = [] if args.side_by_side else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    if many and side.name == "e4d1-origin":
+        arguments += ["data.batch_examples=16", "data.batch_s=256"]  # in each process: 32 in a step, as described
     module = ["-m", "asr.train"] if args.side_by_side else ["--module", "asr.train"]
     start_s = time.monotonic()
     with (args.out / f"{folder.name}.log").open("w") as log:
