@@ -113,8 +113,7 @@ def average(args: argparse.Namespace) -> None:
 
 def _named(uri: str) -> dict[str, str]:
     """A bundle by its folder's name and its weights."""
-    weights = checkpoint.load(uri).model.state_dict()
-    return {"bundle": storage.name(uri.rstrip("/")), "weights": checkpoint.fingerprint(weights)}
+    return {"bundle": storage.name(uri.rstrip("/")), "weights_sha256": checkpoint.weights_sha256(uri)}
 
 
 def _check_each_once(uris: Sequence[str]) -> None:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -82,21 +81,7 @@ def settle(folder: str) -> None:
 def load(uri: str) -> Bundle:
     """Read a bundle, its model in evaluation mode. Raises ValueError when it is not whole or not what it says."""
     uri = storage.absolute(uri)
-    for name in (FACTS, WEIGHTS, VOCAB):
-        if not storage.exists(storage.join(uri, name)):
-            raise ValueError(
-                f"{uri}: is not a bundle (no {name}); train-asr leaves them as runs/<name>/best and …/last"
-            )
-    try:
-        facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
-        if not isinstance(facts, dict) or "version" not in facts:
-            raise ValueError("it says no version")
-    except ValueError as err:
-        raise ValueError(f"{uri}/{FACTS}: is damaged ({err}); get the bundle again") from None
-    if facts["version"] != VERSION:
-        raise ValueError(f"{uri}: is a bundle of version {facts['version']}, this program reads {VERSION}")
-    if lacking := [key for key in ("weights_sha256", "vocab", "frontend", "model", "training") if key not in facts]:
-        raise ValueError(f"{uri}/{FACTS}: is damaged (it says no {', no '.join(lacking)}); get the bundle again")
+    facts = _facts(uri)
     weights = storage.read_bytes(storage.join(uri, WEIGHTS))
     if hashlib.sha256(weights).hexdigest() != facts["weights_sha256"]:
         raise ValueError(f"{uri}/{WEIGHTS}: was cut short or altered since it was written; get the bundle again")
@@ -113,6 +98,31 @@ def load(uri: str) -> Bundle:
     return Bundle(model.eval(), tokenizer, spec, facts["training"])
 
 
+def weights_sha256(uri: str) -> str:
+    """The hash that `load` holds a bundle's weights to. Raises ValueError when it is not whole."""
+    found: str = _facts(storage.absolute(uri))["weights_sha256"]
+    return found
+
+
+def _facts(uri: str) -> dict[str, Any]:
+    for name in (FACTS, WEIGHTS, VOCAB):
+        if not storage.exists(storage.join(uri, name)):
+            raise ValueError(
+                f"{uri}: is not a bundle (no {name}); train-asr leaves them as runs/<name>/best and …/last"
+            )
+    try:
+        facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
+        if not isinstance(facts, dict) or "version" not in facts:
+            raise ValueError("it says no version")
+    except ValueError as err:
+        raise ValueError(f"{uri}/{FACTS}: is damaged ({err}); get the bundle again") from None
+    if facts["version"] != VERSION:
+        raise ValueError(f"{uri}: is a bundle of version {facts['version']}, this program reads {VERSION}")
+    if lacking := [key for key in ("weights_sha256", "vocab", "frontend", "model", "training") if key not in facts]:
+        raise ValueError(f"{uri}/{FACTS}: is damaged (it says no {', no '.join(lacking)}); get the bundle again")
+    return facts
+
+
 def load_training(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Raises ValueError for a folder that was not left by a training, or is damaged."""
     for name in (TRAINING_TENSORS, TRAINING_FACTS):
@@ -126,12 +136,3 @@ def load_training(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, facts
     except (ValueError, SafetensorError) as err:
         raise ValueError(f"{folder}: is damaged ({err}); say --force in place of --resume to start over") from None
-
-
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names and values."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

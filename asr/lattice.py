@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from asr import kernels
 
-NEVER = -1e30  # log-probability of what cannot happen; finite, so that differences stay numbers
+NEVER = kernels.OUTSIDE  # log-probability of what cannot happen
 
 
 class Points:

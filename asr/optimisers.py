@@ -79,7 +79,7 @@ def learning_rate(config: OptimConfig, position: "Position", epochs: int) -> flo
     warm = min(1.0, (position.total + 1) / config.warmup_steps)
     if config.schedule == "plateau":
         return max(min(config.min_lr, config.lr), config.lr * position.lr_factor) * warm
-    epoch = position.epoch + position.share
+    epoch = position.epochs
     if config.schedule == "eden":
         steps, done = config.eden_steps, config.eden_epochs
         by_steps = (1 + (position.total / steps) ** 2) ** -0.25

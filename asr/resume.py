@@ -16,6 +16,7 @@ import torch.distributed as dist
 from asr import checkpoint, token_lengths
 from asr.averaging import averaged
 from asr.health import METRICS, PICTURE, TRAINED, cut_off
+from configs import load
 from manifests import storage
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class Position:
     def share(self) -> float:
         """How much of the epoch is done. Never decreases within it, also when the number of ranks changes."""
         return self.done_share + (1 - self.done_share) * (self.step / self.plan_steps if self.step else 0.0)
+
+    @property
+    def epochs(self) -> float:
+        """Done, the share of the present one included."""
+        return self.epoch + self.share
 
     def go_on_with(self, world: int) -> None:
         """Go on with so many ranks."""
@@ -225,20 +231,7 @@ def _clear(out: str) -> None:
 
 def _check_same_run(last: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raises ValueError that names what differs between a checkpoint and what was asked for now."""
-    then, now = _flat(theirs), _flat(ours)
-    differing = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
-    if differing:
-        what = ", ".join(f"{key.removeprefix('config.')} {then.get(key)} then, {now.get(key)} now" for key in differing)
+    if differing := load.differences(theirs, ours):
+        what = ", ".join(text.removeprefix("config.") for text in differing)
         raise ValueError(f"{last}: was trained otherwise: {what}; give the same again, another --out, or "
                          "--force in place of --resume")  # fmt: skip
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots; sequences as lists, so that JSON's and ours compare."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat

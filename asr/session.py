@@ -148,12 +148,11 @@ def _identity(
 
 
 def _init_from(uri: str, bundle: checkpoint.Bundle) -> str:
-    """Puts a bundle's weights in; gives their fingerprint. Raises ValueError for a bundle that does not fit."""
+    """Puts a bundle's weights in; gives their hash. Raises ValueError for a bundle that does not fit."""
     other = checkpoint.load(uri)
     check_same_kind(f"--init-from {uri}", other, "this training", bundle)
-    state = other.model.state_dict()
-    bundle.model.load_state_dict(state)
-    known = bundle.facts["init_from"] = checkpoint.fingerprint(state)
+    bundle.model.load_state_dict(other.model.state_dict())
+    known = bundle.facts["init_from"] = checkpoint.weights_sha256(uri)
     return known
 
 

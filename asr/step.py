@@ -36,9 +36,8 @@ def take(session: "Session", batches: Sequence[Batch]) -> dict[str, float]:
     for part in session.optimisers.parts:
         scaler.unscale_(part)
     norm_tensor = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
-    loss, ctc, weight, norm = torch.cat(
-        [sums, norm_tensor[None]]
-    ).tolist()  # the one time that the device is waited for
+    # The one time that the device is waited for.
+    loss, ctc, weight, norm = torch.cat([sums, norm_tensor[None]]).tolist()
     finite = math.isfinite(norm)
     if not finite and (not scaler.is_enabled() or scaler.get_scale() <= LEAST_SCALE):
         _stop_not_finite(session, batches, norm)
@@ -66,13 +65,12 @@ def _together(session: "Session", last: bool) -> contextlib.AbstractContextManag
 def _backward(session: "Session", batch: Batch, number: int, of: int) -> Tensor:
     """Adds a share of a batch's gradient; gives [loss, ctc, 1] times the batch's weight."""
     try:
-        losses_3 = _losses(session, batch, number, of)
+        return _losses(session, batch, number, of)
     except (RuntimeError, MemoryError) as err:
         explained = memory.explain(err, batch, session.config.data, session.bundle.spec.frame_s)
         if explained is None:
             raise
         raise explained from err
-    return losses_3
 
 
 def _losses(session: "Session", batch: Batch, number: int, of: int) -> Tensor:

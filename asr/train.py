@@ -126,7 +126,7 @@ def _loop(session: Session, health: Health | None, trained: Lines | None, noted:
                 ids = [id_ for batch in group for id_ in session.corpus.ids(batch.utterances)]
                 trained.add({"epoch": position.epoch + 1, "step": position.total, "world": session.world, "ids": ids})
             if health is not None:
-                health.step(position, (position.epoch + position.share) / config.epochs, values)
+                health.step(position, position.epochs / config.epochs, values)
             if save and position.step < plan.steps:
                 save_last(session)
             if stop:

@@ -135,3 +135,21 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{where} is {value!r}; it takes a number")
     return float(value)
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In which values two configs, or whatever else is made of such, differ; keys joined by dots."""
+    before, after = _flat(then), _flat(now)
+    differing = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    return [f"{key} {before.get(key)} then, {after.get(key)} now" for key in differing]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; sequences as lists, so that JSON's and ours compare."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from pipelines.reporting.charts import number
+from pipelines.reporting.charts import number, round_up
 from pipelines.reporting.html import document, grid, note, section
 from pipelines.sweep_config import SweepConfig
 from pipelines.sweep_outcome import Outcome, Wer, interval, percent
@@ -168,8 +168,7 @@ def _shortened(labels: list[str], room: int) -> list[str]:
 
 def _ticks(end: float) -> list[float]:
     """Round values from 0 up to `end`, which is above 0: two at least, seven at most."""
-    power = 10.0 ** math.floor(math.log10(end / 6))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power * 6 >= end * (1 - 1e-9))
+    step = round_up(end / 6)
     return [k * step for k in range(math.floor(end / step + 1e-9) + 1)]
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from configs import load
 from manifests import storage
 from pipelines.executors import THREADS
 from pipelines.sweep_outcome import measured
@@ -84,19 +85,10 @@ class Run:
         if not storage.exists(path):
             return []
         record = json.loads(storage.read_bytes(path))
-        then, now = flat(record["made_of"]), flat(self.made_of)
-        differing = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+        differing = load.differences(record["made_of"], self.made_of)
         if not differing:
             self.spent_s, self.trained, self.result = record["spent_s"], record["trained"], record["result"]
-        return [f"{key} {then.get(key)} then, {now.get(key)} now" for key in differing]
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        return differing
 
 
 def execute(runs: Sequence[Run], jobs: int, told: Callable[[Run, bool], None]) -> None:

@@ -44,7 +44,7 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round values on the axis, seven at most."""
-        step = _round_up((self.end - self.start) / 6)
+        step = round_up((self.end - self.start) / 6)
         first = math.ceil(self.start / step - 1e-9)
         return [i * step for i in range(first, math.floor(self.end / step + 1e-9) + 1)]
 
@@ -62,13 +62,13 @@ def axis(values: npt.NDArray[np.float64], from_zero: bool) -> Axis:
     reach = OUTLIER * (three - quarter)
     low = 0.0 if from_zero else max(least, min(some, quarter - reach))
     high = min(greatest, max(most, three + reach))
-    step = _round_up(max(high - low, abs(high) / 10, 1e-3) / (BINS - 1))
+    step = round_up(max(high - low, abs(high) / 10, 1e-3) / (BINS - 1))
     start = math.floor(low / step) * step
     bins = math.floor((high - start) / step) + 1
     return Axis(start, step, bins, (least - start) / step < 0, (greatest - start) / step >= bins)
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """The least of 1, 2, 5, 10, 20, 50, … (and of 0.5, 0.2, …) that is not below `value`."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= value * (1 - 1e-9))
@@ -109,7 +109,7 @@ def _bin_name(along: Axis, i: int) -> str:
 
 def top_share(counts: npt.NDArray[np.int64]) -> float:
     """A round share that no bar exceeds."""
-    return min(1.0, _round_up(float(counts.max()) / max(1, int(counts.sum()))))
+    return min(1.0, round_up(float(counts.max()) / max(1, int(counts.sum()))))
 
 
 def heat_map(values_yx: npt.NDArray[np.float32], low: float, high: float) -> str:

@@ -2,11 +2,11 @@
 
 import io
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from conftest import MakeModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,6 +21,7 @@ from asr.transducer import Transducer
 from shards.index import open_shards
 from shards.spec import FrontendSpec
 
+MakeModel = Callable[..., Transducer]
 CPU = torch.device("cpu")
 
 

@@ -1,8 +1,9 @@
 """Optimisers and schedules: what they move, how fast, and what of them a checkpoint keeps."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from conftest import MakeModel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from asr.recipe import OptimConfig
 from asr.resume import Position
 from asr.transducer import Transducer
 
+MakeModel = Callable[..., Transducer]
 KINDS = ["adamw", "muon", "sgd"]
 SCHEDULES = ["cosine", "eden", "plateau"]
 
