@@ -1,4 +1,4 @@
-"""Greedy decoding, batched over streams, state in and state out.
+"""Greedy decoding of batches in PyTorch, on the device, as training and evaluation need it; streams: asr/search.py.
 
 A transducer says tokens in a frame until it says blank. A CTC model says one symbol in each frame; a token counts where
 it differs from the symbol of the frame before (best path decoding, Graves et al. 2006, section 3.2).
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from asr.ctc import Ctc
+from asr.greedy import MAX_SYMBOLS
 from asr.models import Model
 from asr.tokenizer import BLANK
 from asr.transducer import PredictorState, Transducer
-
-MAX_SYMBOLS = 8  # tokens in one encoder frame; only a model that has not learnt to stop meets this limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -45,15 +46,18 @@ def make_model() -> MakeModel:
     how seldom it emits; far below zero every frame is full of tokens.
     """
 
-    def make(seed: int = 4, mels: int = 8, size: int = 12, blank_bias: float = 6.0, tail_frames: int = 0) -> Transducer:
+    def make(
+        seed: int = 4, mels: int = 8, size: int = 12, blank_bias: float = 6.0, tail_frames: int = 0,
+        predictor: Literal["lstm", "stateless"] = "lstm",
+    ) -> Transducer:  # fmt: skip
         torch.manual_seed(seed)
         encoder = {"layers": 2, "hidden": 16, "projection": 12, "stack": 3, "reduce_after": [1]}
-        config = ModelConfig("lstm", encoder, 8, 1, 16, 12, joint=16, tail_frames=tail_frames)
+        config = ModelConfig("lstm", encoder, 8, 1, 16, 12, joint=16, tail_frames=tail_frames, predictor=predictor)
         model = Transducer(config, mels, size)
         with torch.no_grad():
             for layer, factor in ((model.enc_joint, 20), (model.pred_joint, 40), (model.output, 6)):
                 layer.weight.mul_(factor)
-            for parameter in model.predictor.lstm.parameters():
+            for parameter in (model.predictor.lstm if predictor == "lstm" else model.predictor.convolution).parameters():
                 parameter.mul_(3)
             model.output.bias[BLANK] += blank_bias
         return model.eval()

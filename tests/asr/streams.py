@@ -1,12 +1,16 @@
 """What tests of decoding and of streams feed in, and how a stream is recognised chunk by chunk."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from asr import stream
 from asr.checkpoint import Bundle
-from asr.stream import Word
+from asr.endpoint import EndpointRules
+from asr.torch_engine import listener_of
+from asr.words import Word
 
 LENS = [61, 7, 90, 1, 42]
 
@@ -19,10 +23,17 @@ def walks() -> Tensor:
     return walk
 
 
-def recognise(bundle: Bundle, chunks: list[np.ndarray]) -> list[Word]:
-    state = stream.init_state(bundle)
+def recognise(bundle: Bundle, chunks: list[np.ndarray], endpoints: EndpointRules | None = None) -> list[Word]:
+    """The words of a stream that comes in these chunks; of one segment, without `endpoints`."""
+    listener = listener_of(bundle, endpoints=endpoints)
+    state = stream.start(listener)
     words: list[Word] = []
     for chunk in chunks:
-        new, state = stream.step(bundle, chunk, state)
-        words += new
-    return words + stream.finish(bundle, state)
+        update, state = stream.step(listener, chunk, state)
+        words += update.final
+    return [*words, *stream.finish(listener, state).final]
+
+
+def rounded(words: list[Word]) -> list[Word]:
+    """Sums of floats depend a little on how many are added at once, so confidences are good to some digits."""
+    return [replace(word, confidence=round(word.confidence, 3)) for word in words]

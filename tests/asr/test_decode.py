@@ -10,7 +10,8 @@ from streams import LENS, walks
 from torch import Tensor
 
 from asr import decode
-from asr.decode import MAX_SYMBOLS, Token
+from asr.decode import Token
+from asr.greedy import MAX_SYMBOLS
 from asr.transducer import BLANK, Transducer
 
 MakeModel = Callable[..., Transducer]

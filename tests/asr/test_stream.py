@@ -10,15 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import recognise
+from streams import recognise, rounded
 
 from asr import decode, stream
 from asr.checkpoint import Bundle
-from asr.decode import MAX_SYMBOLS
+from asr.endpoint import EndpointRules
 from asr.frontend import logmel
+from asr.greedy import MAX_SYMBOLS
 from asr.model_config import ModelConfig
-from asr.stream import StreamState, Word
+from asr.stream import Listener, StreamState
+from asr.torch_engine import listener_of
 from asr.transducer import BLANK, Transducer
+from asr.words import Word
 
 MakeModel = Callable[..., Transducer]
 
@@ -98,31 +101,40 @@ def test_words_of_a_model_that_waits_for_chunks_do_not_depend_on_how_samples_com
 @settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.integers(0, 5000), max_size=14))
 def test_words_do_not_depend_on_the_chunks(bundle: Bundle, hum: np.ndarray, sizes: list[int]) -> None:
-    assert recognise(bundle, np.split(hum, np.cumsum(sizes).clip(max=len(hum)))) == recognise(bundle, [hum])
+    words = recognise(bundle, np.split(hum, np.cumsum(sizes).clip(max=len(hum))))
+    assert rounded(words) == rounded(recognise(bundle, [hum]))
 
 
 def test_samples_one_by_one(bundle: Bundle, hum: np.ndarray) -> None:
     start = hum[:6000]
-    assert recognise(bundle, list(start[:, None])) == recognise(bundle, [start]) != []
+    assert rounded(recognise(bundle, list(start[:, None]))) == rounded(recognise(bundle, [start])) != []
 
 
-def test_words_come_as_soon_as_the_next_one_starts(bundle: Bundle, hum: np.ndarray) -> None:
-    state = stream.init_state(bundle)
-    arrived = []
+def test_words_come_as_soon_as_they_are_said_and_are_final_with_the_next(bundle: Bundle, hum: np.ndarray) -> None:
+    listener = listener_of(bundle)
+    state = stream.start(listener)
+    shown = ""
+    final: list[Word] = []
     for start in range(0, len(hum), 960):
-        words, state = stream.step(bundle, hum[start : start + 960], state)
-        arrived += [((start + 960) / 16000, word.time_s) for word in words]
-    assert arrived[0][0] < 1.5
-    assert all(word_s <= now_s for now_s, word_s in arrived)
-    assert [word_s for _, word_s in arrived] == sorted(word_s for _, word_s in arrived)
+        update, state = stream.step(listener, hum[start : start + 960], state)
+        now_s = min(start + 960, len(hum)) / 16000
+        assert state.audio_s == now_s
+        assert all(word.end_s <= now_s for word in (*update.final, *update.partial))
+        final += update.final
+        before, shown = shown, " ".join(text([*final, *update.partial]))
+        assert shown.startswith(before)  # greedy search takes nothing back
+    assert final and final[0].end_s < 1.5
+    assert [word.end_s for word in final] == sorted(word.end_s for word in final)
 
 
-def test_times_are_of_the_last_token(bundle: Bundle, hum: np.ndarray) -> None:
+def test_times_are_of_the_tokens(bundle: Bundle, hum: np.ndarray) -> None:
     tokens = whole_file(bundle, hum)
     words = recognise(bundle, [hum])
     frame_s = bundle.model.encoder.reduction * 0.01
-    assert words[-1].time_s == pytest.approx((tokens[-1].frame + 1) * frame_s)
-    assert {round(w.time_s / frame_s, 6) for w in words} <= {t.frame + 1 for t in tokens}
+    assert words[-1].end_s == pytest.approx((tokens[-1].frame + 1) * frame_s)
+    assert {round(w.end_s / frame_s, 6) for w in words} <= {t.frame + 1 for t in tokens}
+    assert {round(w.start_s / frame_s, 6) for w in words} <= {t.frame for t in tokens}
+    assert all(w.start_s < w.end_s and 0 < w.confidence <= 1 for w in words)
 
 
 def test_no_word_is_empty(bundle: Bundle, hum: np.ndarray) -> None:
@@ -154,27 +166,46 @@ def test_less_than_a_frame_says_nothing(bundle: Bundle, hum: np.ndarray, samples
 
 def test_a_step_leaves_its_state_as_it_was(bundle: Bundle, hum: np.ndarray) -> None:
     """So a caller may look ahead and come back."""
-    _, state = stream.step(bundle, hum[:16000], stream.init_state(bundle))
-    first, _ = stream.step(bundle, hum[16000:], state)
-    second, _ = stream.step(bundle, hum[16000:], state)
-    assert first == second != []
+    listener = listener_of(bundle)
+    _, state = stream.step(listener, hum[:16000], stream.start(listener))
+    first, _ = stream.step(listener, hum[16000:], state)
+    second, _ = stream.step(listener, hum[16000:], state)
+    assert first == second and first.final
 
 
-def test_a_state_does_not_grow(bundle: Bundle, hum: np.ndarray) -> None:
+def listen(listener: Listener, samples: np.ndarray, state: StreamState, chunk: int = 4800) -> StreamState:
+    for at in range(0, len(samples), chunk):
+        _, state = stream.step(listener, samples[at : at + chunk], state)
+    return state
+
+
+@pytest.mark.parametrize("endpoints", [None, EndpointRules(longest_s=0.5, pause_s=0.4, silence_s=0.4, preroll_s=0.2)])
+def test_a_state_does_not_grow(bundle: Bundle, hum: np.ndarray, endpoints: EndpointRules | None) -> None:
     """4,800 samples are five encoder frames, so the state is at the same place after each second."""
-
-    def after(seconds: int, state: StreamState) -> list[tuple[str, int]]:
-        for second in range(seconds):
-            start = second % 2 * 14400
-            for at in range(start, start + 14400, 4800):
-                _, state = stream.step(bundle, hum[at : at + 4800], state)
-        return list(kept_bytes(state))
-
-    early = after(1, stream.init_state(bundle))
-    assert early == after(20, stream.init_state(bundle))
-    assert sum(size for _, size in early) < 20_000
+    listener = listener_of(bundle, endpoints=endpoints)
+    early = sum(size for _, size in kept_bytes(listen(listener, hum[:28800], stream.start(listener))))
+    late = sum(size for _, size in kept_bytes(listen(listener, np.tile(hum[:28800], 10), stream.start(listener))))
+    assert early < 40_000 and late < early + 20_000
 
 
 def test_a_state_does_not_keep_its_chunk_alive(bundle: Bundle, hum: np.ndarray) -> None:
-    _, after_much = stream.step(bundle, hum, stream.init_state(bundle))
+    listener = listener_of(bundle)
+    _, after_much = stream.step(listener, hum, stream.start(listener))
     assert max(size for _, size in kept_bytes(after_much)) < hum.nbytes / 20
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(1000, 30000), min_size=2, max_size=5))
+def test_streams_together_are_streams_alone(bundle: Bundle, hum: np.ndarray, lengths: list[int]) -> None:
+    """Whoever is beside a stream in the batch, and for how long."""
+    listener = listener_of(bundle, endpoints=EndpointRules())
+    states = [stream.accept(listener, hum[-n:], stream.start(listener)) for n in lengths]
+    words: list[list[Word]] = [[] for _ in lengths]
+    while which := [i for i, state in enumerate(states) if stream.ready(listener, state)]:
+        after = stream.step_batch(listener, [states[i] for i in which])
+        for i, (update, state) in zip(which, after, strict=True):
+            words[i] += update.final
+            states[i] = state
+    for i, n in enumerate(lengths):
+        words[i] += stream.finish(listener, states[i]).final
+        assert rounded(words[i]) == rounded(recognise(bundle, [hum[-n:]], EndpointRules()))
