@@ -46,7 +46,7 @@ class SearchOptions:
     beam: int = 1  # hypotheses of a stream; 1: greedy
     lm: Any = None  # an asr.lm.LanguageModel
     lm_weight: float = 0.3
-    hotword_boost: float = 1.5  # log-probability that each token of a hotword gains; see asr/hotwords.py
+    hotword_boost: float = 0.5  # log-probability that each token of a hotword gains; see asr/hotwords.py
 
     def __post_init__(self) -> None:
         if not 1 <= self.beam <= 64:

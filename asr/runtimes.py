@@ -85,7 +85,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm-weight", type=float, default=0.3, help="of its log-probabilities (default 0.3)")
     parser.add_argument("--hotword", action="append", default=[], metavar="PHRASE",
                         help="a word or phrase to listen for; may be given several times")  # fmt: skip
-    parser.add_argument("--hotword-boost", type=float, default=1.5, help="log-probability for each of its tokens (1.5)")
+    parser.add_argument("--hotword-boost", type=float, default=0.5,
+                        help="log-probability for each of its tokens (default 0.5; 1 already invents some)")
     parser.add_argument("--no-endpoints", action="store_true",
                         help="one segment, however long: never start anew after a pause")  # fmt: skip
 

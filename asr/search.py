@@ -38,6 +38,11 @@ def settle(state: SearchState, count: int) -> SearchState:
     return replace(state, hypotheses=tuple(replace(h, tokens=h.tokens[count:]) for h in state.hypotheses))
 
 
+def close(state: SearchState) -> SearchState:
+    """The state where nothing more is said: a hotword that has only begun loses what it gained."""
+    return state if state.hypotheses[0].extra is None else beam.close(state)
+
+
 def common(state: SearchState) -> int:
     """Tokens at the start that all hypotheses share: no later frame can change them."""
     best, *others = (h.tokens for h in state.hypotheses)

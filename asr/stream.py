@@ -223,12 +223,11 @@ def _endpoint(listener: Listener, state: StreamState) -> str:
 
 def _settled(listener: Listener, state: StreamState, everything: bool) -> tuple[tuple[Word, ...], StreamState]:
     """The words that are final now, taken out of the search. All hypotheses agree on them, or `everything` ends."""
-    best = state.search.hypotheses[0].tokens
-    groups = split(best, listener.tokenizer)
     if everything:
-        found = [w for group in groups for w in word(group, listener.tokenizer, _clock(listener, state))]
-        alone = replace(state.search, hypotheses=state.search.hypotheses[:1])
-        return tuple(found), replace(state, search=search.settle(alone, len(best)))
+        (best, *_) = search.close(state.search).hypotheses
+        alone = replace(state, search=replace(state.search, hypotheses=(best,)))
+        return _partial(listener, alone), replace(state, search=search.settle(alone.search, len(best.tokens)))
+    groups = split(state.search.hypotheses[0].tokens, listener.tokenizer)
     shared, count, words = search.common(state.search), 0, []
     for group in groups[:-1]:
         if count + len(group) >= shared:  # the token that ends the word is not certain yet

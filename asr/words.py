@@ -32,7 +32,7 @@ def split(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[list[Token]]:
     """The tokens of each word. The last one may still grow."""
     groups: list[list[Token]] = []
     for token in tokens:
-        if not groups or tokenizer.starts_word(token.id):
+        if not groups or tokenizer.starts_word(token.id) or tokenizer.ends_word(groups[-1][-1].id):
             groups.append([])
         groups[-1].append(token)
     return groups
