@@ -26,7 +26,8 @@ class Traits:
     reduction: int  # feature frames in one encoder frame
     chunk: int  # encoder frames that come out together, as the first may have seen the last
     tail_frames: int  # encoder frames of mean input that end an utterance
-    step_frames: int = 0  # feature frames that `encode` takes, exactly so many; 0: any multiple of reduction * chunk
+    step_frames: int = 0  # feature frames of one step, to multiples of which streams keep; 0: of reduction * chunk
+    start_token: int = 0  # that a predictor is given before the first; 0: blank
 
 
 class Engine(Protocol):
@@ -38,7 +39,10 @@ class Engine(Protocol):
     def encoder_start(self, batch: int) -> State: ...
 
     def encode(self, feats_btf: Floats, state: State) -> tuple[Floats, State]:
-        """Log-mel as it comes from the frontend to encoder frames [b, n, j], already projected for the joiner."""
+        """Log-mel as it comes from the frontend to encoder frames [b, n, j], already projected for the joiner.
+
+        Any multiple of `reduction` frames; but behind one that is not of whole steps the state serves no more.
+        """
 
     def stack(self, states: Sequence[State]) -> State:
         """Encoder states of several streams as one, along the batch axis."""

@@ -35,6 +35,7 @@ class TorchEngine:
             reduction=encoder.reduction,
             chunk=chunk_of(encoder),
             tail_frames=model.config.tail_frames,
+            start_token=model.config.start_token,
         )
         self.mean_f: Floats = model.mean_f.float().cpu().numpy()
         self._layout = layout_of(encoder.init_state)
