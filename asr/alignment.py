@@ -77,7 +77,7 @@ def leaving(
 ) -> tuple[Floats, Floats]:
     """Probabilities [t, u + 1] that a path leaves a point of a transducer's lattice by blank, and by the next token."""
     enc_bte, enc_lens_b = model.encode(feats_btf, lens_b)
-    pred_bup, _ = model.predictor(functional.pad(targets_bu, (1, 0), value=BLANK), None)
+    pred_bup, _ = model.predictor(functional.pad(targets_bu, (1, 0), value=model.config.start_token), None)
     enc_tj, pred_uj = model.enc_joint(enc_bte)[0, : int(enc_lens_b)], model.pred_joint(pred_bup)[0]
     next_u = functional.pad(targets_bu[0], (0, 1), value=BLANK)
     blank_tu, token_tu = [], []

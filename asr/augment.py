@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr import frontend
+from asr.frontend import least_energy
 from shards.spec import FrontendSpec
-
-FLOOR = float(np.log(frontend.FLOOR))  # log-mel of digital silence
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def utterance(feats_tf: np.ndarray, config: AugmentConfig, spec: FrontendSpec, r
         feats_tf = noise(feats_tf, config.noise_db, rng)
     if config.gain_db:
         feats_tf = feats_tf + np.float32(rng.uniform(-config.gain_db, config.gain_db) * np.log(10) / 10)
-    return np.maximum(feats_tf, np.float32(FLOOR))
+    return np.maximum(feats_tf, np.float32(np.log(least_energy(spec))))
 
 
 def tempo(feats_tf: np.ndarray, factor: float) -> np.ndarray:

@@ -260,8 +260,7 @@ class Noise(Corpus):
         return self.stored(row).astype(np.float32)
 
     def samples(self, row: int) -> np.ndarray:
-        count = (int(self.shards.frames[row]) - 1) * self.spec.hop_samples + self.spec.window_samples
-        return np.resize(self._samples, count)
+        return np.resize(self._samples, self.spec.least_samples(int(self.shards.frames[row])))
 
     def text(self, row: int) -> str:
         return str(row)

@@ -7,10 +7,7 @@ bundle.json (model, feature spec, vocabulary's fingerprint, hash of the weights,
 
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -18,6 +15,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from asr import bundle as bundles
+from asr import folders
 from asr.model_config import ModelConfig
 from asr.models import Model, make_model
 from asr.tokenizer import Tokenizer
@@ -25,9 +24,8 @@ from configs.load import build
 from manifests import storage
 from shards.spec import FrontendSpec
 
-WEIGHTS, VOCAB, FACTS = "weights.safetensors", "vocab.model", "bundle.json"
+WEIGHTS, VOCAB, FACTS = bundles.WEIGHTS, bundles.VOCAB, bundles.FACTS
 TRAINING_TENSORS, TRAINING_FACTS = "training.safetensors", "training.json"
-VERSION = 1
 
 
 @dataclass
@@ -39,88 +37,49 @@ class Bundle:
 
 
 def save(folder: str, bundle: Bundle, training: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
-    """Write a bundle whole and put it in the place of an older one.
-
-    A folder cannot be replaced in one step: between the two renames the older one is `<folder>.previous`, where
-    `settle` finds it after a kill.
-    """
-    staged = Path(storage.parent(folder)) / f"{storage.STAGING}{storage.name(folder)}"
-    shutil.rmtree(staged, ignore_errors=True)
+    """Write a bundle whole and put it in the place of an older one, see asr.folders."""
     weights = save_tensors({k: v.contiguous() for k, v in bundle.model.state_dict().items()})
     facts = {
-        "version": VERSION,
+        "version": bundles.VERSION,
         "model": asdict(bundle.model.config),
-        "frontend": asdict(bundle.spec),
+        "frontend": bundle.spec.values(),
         "vocab": {"size": bundle.tokenizer.size, "fingerprint": bundle.tokenizer.fingerprint},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "training": bundle.facts,
     }
-    storage.write_bytes(str(staged / WEIGHTS), weights)
-    storage.write_bytes(str(staged / VOCAB), bundle.tokenizer.model_bytes)
-    storage.write_text(str(staged / FACTS), json.dumps(facts, indent=1) + "\n")
+    files = {WEIGHTS: weights, VOCAB: bundle.tokenizer.model_bytes, FACTS: _json(facts)}
     if training is not None:
-        storage.write_bytes(str(staged / TRAINING_TENSORS), save_tensors(training[0]))
-        storage.write_text(str(staged / TRAINING_FACTS), json.dumps(training[1], indent=1) + "\n")
-    previous = Path(f"{folder}.previous")
-    shutil.rmtree(previous, ignore_errors=True)
-    if os.path.isdir(folder):
-        os.rename(folder, previous)
-    os.rename(staged, folder)
-    shutil.rmtree(previous, ignore_errors=True)
+        files |= {TRAINING_TENSORS: save_tensors(training[0]), TRAINING_FACTS: _json(training[1])}
+    folders.replace(folder, files)
 
 
-def settle(folder: str) -> None:
-    """Finish or undo what a killed `save` left."""
-    shutil.rmtree(Path(storage.parent(folder)) / f"{storage.STAGING}{storage.name(folder)}", ignore_errors=True)
-    previous = f"{folder}.previous"
-    if os.path.isdir(previous) and not os.path.isdir(folder):
-        os.rename(previous, folder)
-    shutil.rmtree(previous, ignore_errors=True)
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1) + "\n").encode()
+
+
+settle = folders.settle  # what a killed `save` left
 
 
 def load(uri: str) -> Bundle:
     """Read a bundle, its model in evaluation mode. Raises ValueError when it is not whole or not what it says."""
-    uri = storage.absolute(uri)
-    facts = _facts(uri)
-    weights = storage.read_bytes(storage.join(uri, WEIGHTS))
-    if hashlib.sha256(weights).hexdigest() != facts["weights_sha256"]:
-        raise ValueError(f"{uri}/{WEIGHTS}: was cut short or altered since it was written; get the bundle again")
-    tokenizer = Tokenizer.load(storage.join(uri, VOCAB))
-    if tokenizer.fingerprint != facts["vocab"]["fingerprint"]:
-        raise ValueError(f"{uri}/{VOCAB}: is not the vocabulary that this model was trained with")
-    spec = build(FrontendSpec, facts["frontend"], f"{uri}/{FACTS}: frontend")
-    config = build(ModelConfig, facts["model"], f"{uri}/{FACTS}: model")
+    folder = bundles.locate(uri)
+    facts = bundles.read_facts(folder)
+    weights = bundles.read_weights(folder, facts)
+    tokenizer, spec = bundles.read_tokenizer(folder, facts), bundles.read_spec(folder, facts)
+    config = build(ModelConfig, facts["model"], f"{folder}/{FACTS}: model")
     model = make_model(config, spec.mels, tokenizer.size)
     try:
         model.load_state_dict(load_tensors(weights))
     except (RuntimeError, SafetensorError) as err:
-        raise ValueError(f"{uri}/{WEIGHTS}: does not fit the model in {FACTS}: {' '.join(str(err).split())}") from None
+        misfit = " ".join(str(err).split())
+        raise ValueError(f"{folder}/{WEIGHTS}: does not fit the model in {FACTS}: {misfit}") from None
     return Bundle(model.eval(), tokenizer, spec, facts["training"])
 
 
 def weights_sha256(uri: str) -> str:
     """The hash that `load` holds a bundle's weights to. Raises ValueError when it is not whole."""
-    found: str = _facts(storage.absolute(uri))["weights_sha256"]
+    found: str = bundles.read_facts(bundles.locate(uri))["weights_sha256"]
     return found
-
-
-def _facts(uri: str) -> dict[str, Any]:
-    for name in (FACTS, WEIGHTS, VOCAB):
-        if not storage.exists(storage.join(uri, name)):
-            raise ValueError(
-                f"{uri}: is not a bundle (no {name}); train-asr leaves them as runs/<name>/best and …/last"
-            )
-    try:
-        facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
-        if not isinstance(facts, dict) or "version" not in facts:
-            raise ValueError("it says no version")
-    except ValueError as err:
-        raise ValueError(f"{uri}/{FACTS}: is damaged ({err}); get the bundle again") from None
-    if facts["version"] != VERSION:
-        raise ValueError(f"{uri}: is a bundle of version {facts['version']}, this program reads {VERSION}")
-    if lacking := [key for key in ("weights_sha256", "vocab", "frontend", "model", "training") if key not in facts]:
-        raise ValueError(f"{uri}/{FACTS}: is damaged (it says no {', no '.join(lacking)}); get the bundle again")
-    return facts
 
 
 def load_training(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -50,10 +50,13 @@ def kernel(
     def group(first: Int) -> None:
         indices = [(first + lane).at_most(last) for lane in range(LANES)]
         sums = _load(frame_s, [samples + i * spec.hop_samples for i in indices], spec.window_samples)
-        _window(spectrum, frame_s, sums / code.vec(spec.window_samples), spec, window_s)
+        # by librosa's definition the samples come emphasised, and keep their mean
+        whole = spec.definition == "librosa"
+        mean = code.vec(0) if whole else sums / code.vec(spec.window_samples)
+        _window(spectrum, frame_s, mean, spec, window_s, 0.0 if whole else spec.preemphasis)
         _fft(spectrum, points)
         _power(power_k, spectrum, points)
-        _mels(mels_f, power_k, filters_fk, floor)
+        _mels(mels_f, power_k, filters_fk, floor, added=whole)
         _store([feats_tf + i * spec.mels for i in indices], mels_f, spec.mels)
 
     code.loop(code.integer(0), frames, LANES, group)
@@ -86,13 +89,13 @@ def _load(frame_s: Vecs, starts: list[Floats], size: int) -> Vec:
     return sums
 
 
-def _window(spectrum: Vecs, frame_s: Vecs, mean: Vec, spec: FrontendSpec, window_s: Table) -> None:
+def _window(spectrum: Vecs, frame_s: Vecs, mean: Vec, spec: FrontendSpec, window_s: Table, emphasis: float) -> None:
     """Takes the mean off, emphasises, windows, and puts the samples at the places where the FFT wants them: two by two
     as the real and the imaginary part of one number. They are halved, which `_power` makes good."""
     code, points, pairs = spectrum.code, spec.fft_samples // 2, -(-spec.window_samples // 2)
     weights = code.floats(np.append(window_s, np.zeros(2 * pairs - len(window_s))) / 2)
     places = code.integers(np.array([_place(n, _radices(points)) for n in range(points)]))
-    preemphasis = code.vec(spec.preemphasis)
+    preemphasis = code.vec(emphasis)
 
     def pair(n: Int, before: Vec) -> tuple[Vec]:
         even, odd = frame_s[n * 2] - mean, frame_s[n * 2 + 1] - mean
@@ -191,8 +194,9 @@ def _power(power_k: Vecs, spectrum: Vecs, points: int) -> None:
         code.loop(code.integer(1), code.integer(points // 2 + 1), 1, two_bins)
 
 
-def _mels(mels_f: Vecs, power_k: Vecs, filters_fk: Table, floor: float) -> None:
-    """The logarithms of the filters' energies, `floor` at least. A filter is summed over the bins that it weighs."""
+def _mels(mels_f: Vecs, power_k: Vecs, filters_fk: Table, floor: float, added: bool) -> None:
+    """The logarithms of the filters' energies, `floor` at least, or `floor` more when it is to be `added`. A filter is
+    summed over the bins that it weighs."""
     code, least = mels_f.code, mels_f.code.vec(floor)
     bins = [np.flatnonzero(filter_k) for filter_k in filters_fk]
     bins = [np.arange(k[0], k[-1] + 1) if k.size else np.array([0]) for k in bins]  # none: bin 0, times 0
@@ -207,7 +211,7 @@ def _mels(mels_f: Vecs, power_k: Vecs, filters_fk: Table, floor: float) -> None:
             return (energy + weights[i] * power_k[shift + i],)
 
         (energy,) = code.loop(start_of(f), start_of(f + 1), 1, add, [code.vec(0)])
-        mels_f[f] = log(energy.where_below(least, least, energy))
+        mels_f[f] = log(energy + least if added else energy.where_below(least, least, energy))
 
     code.loop(code.integer(0), code.integer(len(filters_fk)), 1, mel)
 

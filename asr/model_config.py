@@ -23,14 +23,16 @@ class ModelConfig:
     ctc: bool = True  # a CTC head on the encoder, used in training only
     prune: int = 0  # tokens to a frame at which the pruned loss computes the joint; 0: the exact loss
     kind: Literal["transducer", "ctc"] = "transducer"
+    start_token: int = 0  # that a predictor is given before the first; 0: blank
 
     def __post_init__(self) -> None:
         for name in ("embedding", "predictor_layers", "predictor_hidden", "predictor_projection", "predictor_context",
                      "joint"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.tail_frames < 0:
-            raise ValueError(f"model.tail_frames is {self.tail_frames}; it must be 0 or more")
+        for name in ("tail_frames", "start_token"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 0 or more")
         if self.prune < 0 or self.prune == 1:
             raise ValueError(f"model.prune is {self.prune}; it must be 0 (the exact loss) or 2 and more")
         if self.prune and self.kind == "ctc":

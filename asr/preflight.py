@@ -20,7 +20,7 @@ import torch
 from asr import memory
 from asr.resume import Position
 from asr.source import AudioError
-from asr.tokenizer import UNKNOWN, Tokenizer
+from asr.tokenizer import Tokenizer
 from manifests import storage
 from shards.columns import open_index
 from shards.index import ShardSet
@@ -197,7 +197,7 @@ def _uncovered(session: Session) -> tuple[Counter[str], int]:
 
 def _covers(tokenizer: Tokenizer, char: str) -> bool:
     ids = tokenizer.encode(char)
-    return UNKNOWN not in ids and not any(map(BYTE.fullmatch, tokenizer.pieces(ids)))
+    return tokenizer.unknown not in ids and not any(map(BYTE.fullmatch, tokenizer.pieces(ids)))
 
 
 def _has_bytes(tokenizer: Tokenizer) -> bool:

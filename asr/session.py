@@ -143,6 +143,8 @@ def _identity(
     # Of the precision counts what it is on this machine, which may be given by name where `auto` would choose another.
     for name in ("log_steps", "save_steps", "keep_epochs", "checkpoint_activations", "precision"):
         del values[name]
+    if not values["model"]["start_token"]:  # runs that began before there was a choice are resumed
+        del values["model"]["start_token"]
     return {"config": values, "precision": precision, "vocab": tokenizer.fingerprint, "init_from": begun,
             "features": shards.spec.fingerprint, "shards": shards.fingerprint}  # fmt: skip
 

@@ -1,13 +1,18 @@
-"""Text to piece ids and back: a sentencepiece model with the transducer's blank at id 0, and how one is trained."""
+"""Text to piece ids and back: a sentencepiece model with the transducer's blank at id 0, and how one is trained.
+
+An imported model may have pieces of another kind instead, see asr/char_bpe.py.
+"""
 
 import hashlib
 import io
 import re
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import sentencepiece
 
+from asr import char_bpe
+from asr.char_bpe import CharBpe
 from manifests import storage
 
 Kind = Literal["bpe", "unigram", "char"]
@@ -31,12 +36,18 @@ class Tokenizer:
         `name` is what error messages call it.
         """
         self.model_bytes = model_bytes
-        self._model = _load(model_bytes, name)
-        self.size: int = self._model.get_piece_size()
-        first = self._model.id_to_piece(BLANK)
-        if first != BLANK_PIECE or not self._model.is_control(BLANK) or self._model.unk_id() != UNKNOWN:
-            raise ValueError(f"{name}: has {first!r} at id {BLANK}, not {BLANK_PIECE!r}; make a vocab with build-vocab")
-        self._starts_word = [self._model.id_to_piece(i).startswith(WORD_MARK) for i in range(self.size)]
+        self._model: Any  # encodes a text, decodes ids
+        if model_bytes.startswith(char_bpe.BEGIN):
+            self._model = words = _load_char_bpe(model_bytes, name)
+            self._pieces, self.unknown = words.pieces, words.special.unknown
+            self._starts_word = [False] * len(self._pieces)
+            self._ends_word = [words.ends_word(i) for i in range(len(self._pieces))]
+        else:
+            self._model = model = _load(model_bytes, name)
+            self._pieces, self.unknown = [model.id_to_piece(i) for i in range(model.get_piece_size())], UNKNOWN
+            self._starts_word = [piece.startswith(WORD_MARK) for piece in self._pieces]
+            self._ends_word = [False] * len(self._pieces)
+        self.size = len(self._pieces)
 
     @classmethod
     def load(cls, uri: str) -> "Tokenizer":
@@ -52,6 +63,8 @@ class Tokenizer:
         return self._model.encode(text)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        if isinstance(self._model, CharBpe):
+            return [self._model.encode(text) for text in texts]
         # one thread: whoever encodes much already runs a process per core, and sentencepiece would take every core
         return self._model.encode(texts, num_threads=1)
 
@@ -60,7 +73,7 @@ class Tokenizer:
         return self._model.decode(ids)
 
     def pieces(self, ids: list[int]) -> list[str]:
-        return [self._model.id_to_piece(i) for i in ids]
+        return [self._pieces[i] for i in ids]
 
     def starts_word(self, piece_id: int) -> bool:
         """True for a piece that begins a new word, so that the word before it is complete.
@@ -69,15 +82,36 @@ class Tokenizer:
         """
         return self._starts_word[piece_id]
 
+    def ends_word(self, piece_id: int) -> bool:
+        """True for a piece that ends its word, so that it is complete and the next piece begins another.
+
+        Never of a sentencepiece model, whose pieces mark where words begin.
+        """
+        return self._ends_word[piece_id]
+
 
 def _load(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
     message = f"{name}: not a sentencepiece model; give the .model file that build-vocab wrote"
     if not model_bytes:  # sentencepiece takes nothing for a model of no pieces
         raise ValueError(message)
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
+        model = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
     except RuntimeError:
         raise ValueError(message) from None
+    first = model.id_to_piece(BLANK)
+    if first != BLANK_PIECE or not model.is_control(BLANK) or model.unk_id() != UNKNOWN:
+        raise ValueError(f"{name}: has {first!r} at id {BLANK}, not {BLANK_PIECE!r}; make a vocab with build-vocab")
+    return model
+
+
+def _load_char_bpe(model_bytes: bytes, name: str) -> CharBpe:
+    try:
+        model = CharBpe.parse(model_bytes)
+    except ValueError as err:
+        raise ValueError(f"{name}: is damaged ({' '.join(str(err).split())}); get the bundle again") from None
+    if BLANK not in model.special.silent:
+        raise ValueError(f"{name}: has {model.pieces[BLANK]!r} at id {BLANK}, where blank must be")
+    return model
 
 
 def reserved(text: str) -> str | None:

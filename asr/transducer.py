@@ -32,7 +32,7 @@ class PredictorState:
 
 
 class Predictor(nn.Module):
-    """Embedding -> LSTM -> projection over the tokens so far; a sequence starts with blank."""
+    """Embedding -> LSTM -> projection over the tokens so far; a sequence starts with the config's start token."""
 
     def __init__(self, config: ModelConfig, vocab: int) -> None:
         super().__init__()
@@ -87,6 +87,8 @@ class SimpleJoiner(nn.Module):
 class Transducer(Recogniser):
     def __init__(self, config: ModelConfig, mels: int, vocab: int) -> None:
         super().__init__(config, mels, vocab)
+        if config.start_token >= vocab:
+            raise ValueError(f"model.start_token is {config.start_token}, but the vocabulary has {vocab} pieces")
         self.predictor = (StatelessPredictor if config.predictor == "stateless" else Predictor)(config, vocab)
         self.enc_joint = nn.Linear(self.encoder.output_size, config.joint)
         self.pred_joint = nn.Linear(config.predictor_projection, config.joint, bias=False)
@@ -102,7 +104,7 @@ class Transducer(Recogniser):
         """Losses of a batch. Features are normalised; targets are padded with any token; `step` counts from 0."""
         with autocast(feats_btf.device, precision):
             enc_bte, enc_lens_b = self.encode(feats_btf, lens_b)
-            pred_bup, _ = self.predictor(functional.pad(targets_bu, (1, 0), value=BLANK), None)
+            pred_bup, _ = self.predictor(functional.pad(targets_bu, (1, 0), value=self.config.start_token), None)
         enc_bte, pred_bup = enc_bte.float(), pred_bup.float()
         joined = self.enc_joint(enc_bte), self.pred_joint(pred_bup), self.output.weight, self.output.bias
         targets = targets_bu, enc_lens_b, target_lens_b
@@ -125,8 +127,8 @@ class Transducer(Recogniser):
 
     def start(self, batch: int) -> PredictorState:
         """The predictor's state before the first token."""
-        blank = torch.full((batch, 1), BLANK, device=self.output.weight.device)
-        out_bup, (h, c) = self.predictor(blank, None)
+        begin = torch.full((batch, 1), self.config.start_token, device=self.output.weight.device)
+        out_bup, (h, c) = self.predictor(begin, None)
         return PredictorState(h, c, self.pred_joint(out_bup[:, 0]))
 
     def advance(self, tokens_b: Tensor, state: PredictorState, where_b: Tensor) -> PredictorState:

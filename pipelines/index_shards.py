@@ -55,7 +55,7 @@ def index_shards(args: argparse.Namespace) -> None:
     corpus = storage.name(out) if args.corpus is None else args.corpus
     said = Said(corpus, args.split, args.language, args.licence, args.text_field)
     versions = {"version": VERSION, "text_version": manifest_text.VERSION, "index_version": index.VERSION}
-    inputs = {"shards": sizes, "frontend": asdict(spec)} | asdict(said) | versions
+    inputs = {"shards": sizes, "frontend": spec.values()} | asdict(said) | versions
     claim = identity.claim(out, STEP, inputs, args.force, list(sizes))
     if claim.summary is not None and not shard_index.is_whole(out):
         cli.say(args, f"{out}: was finished, but files are missing or cut short; making it again")

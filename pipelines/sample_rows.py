@@ -87,7 +87,7 @@ class Rows:
         found = sample.features if self.content.features else sound
         assert found
         self.moments = self.moments.add(found.moments)
-        covered = (found.moments.frames - 1) * self._spec.hop_samples + self._spec.window_samples
+        covered = self._spec.least_samples(found.moments.frames)
         utterance = Utterance(
             id=id, corpus=said.corpus, split=said.split, language=language, speaker=_field(sample.facts, SPEAKER),
             audio=uri, offset_s=0.0, duration_s=sound.duration_s if sound else covered / self._spec.sample_rate,

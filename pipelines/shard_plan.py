@@ -46,7 +46,7 @@ class Recipe:
         """All of it as plain values, for the fingerprint of a shard set."""
         augment = None if self.augment is None else json.loads(json.dumps(asdict(self.augment)))  # no tuples
         return {
-            "frontend": asdict(self.spec), "content": self.content.name, "augment": augment, "copies": self.copies,
+            "frontend": self.spec.values(), "content": self.content.name, "augment": augment, "copies": self.copies,
         }  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def _planned_bytes(table: pa.Table, recipe: Recipe) -> np.ndarray:
     spec = recipe.spec
     samples = np.rint(table["duration_s"].to_numpy() * spec.sample_rate).astype(np.int64)
     # typed as Any: packed_bytes is arithmetic, and does for arrays what it does for numbers
-    frames: Any = np.maximum(0, 1 + (samples - spec.window_samples) // spec.hop_samples)
+    frames: Any = spec.num_frames(samples)
     audio: Any = (samples * AUDIO_BYTES).astype(np.int64)
     text: Any = pc.binary_length(table["text"]).to_numpy().astype(np.int64)
     return np.asarray(packed_bytes(recipe.content, frames, spec.mels, audio, text))

@@ -41,6 +41,17 @@ class File(Protocol):
     def sha256(self) -> str: ...
 
 
+def default_folder(folder: str | None = None) -> str:
+    """Where copies are kept: `folder`, else $SPEECHMILL_CACHE, else ~/.cache/speechmill.
+
+    Raises ValueError for a URL.
+    """
+    folder = folder or os.environ.get("SPEECHMILL_CACHE") or "~/.cache/speechmill"
+    if not storage.is_local(folder):
+        raise ValueError(f"{shown(folder)}: a cache is a folder on this machine")
+    return storage.absolute(folder)
+
+
 class _Closed(Exception):
     pass
 
@@ -53,11 +64,8 @@ class Cache:
     """
 
     def __init__(self, folder: str | None = None, limit_bytes: int = DEFAULT_BYTES) -> None:
-        """`folder`: else $SPEECHMILL_CACHE, else ~/.cache/speechmill. Raises ValueError for one in a store."""
-        folder = folder or os.environ.get("SPEECHMILL_CACHE") or "~/.cache/speechmill"
-        if not storage.is_local(folder):
-            raise ValueError(f"{shown(folder)}: a cache is a folder on this machine")
-        self.folder = storage.absolute(folder)
+        """See `default_folder` for the folder. Raises ValueError for one in a store."""
+        self.folder = default_folder(folder)
         self.limit_bytes = limit_bytes
         self.retries = 0
         self._changed = threading.Condition()

@@ -13,6 +13,7 @@ from manifests import storage, transfer
 
 LOCK = "lock"  # a file in the folder, held by who makes room
 
+_SHARDS = re.compile("[0-9a-f]{2}")
 _PART = re.compile(rf".*\.(\d+)\{transfer.PART}")
 
 
@@ -45,7 +46,7 @@ def make_room(folder: str, own_part: str, needed_bytes: int, limit_bytes: int, a
 
 def _entries(folder: str, own_part: str) -> Iterator[_Entry]:
     for below in os.scandir(folder):
-        if not below.is_dir():
+        if not _SHARDS.fullmatch(below.name) or not below.is_dir():  # bundles are kept there as well
             continue
         for entry in os.scandir(below.path):
             try:

@@ -63,7 +63,7 @@ def stats_json(spec: FrontendSpec, splits: dict[str, Moments], content: Content)
         mean, variance = moments.mean_f.round(6).tolist(), moments.variance_f.round(6).tolist()
         return {"frames": moments.frames, "hours": round(hours, 6), "mean": mean, "variance": variance}
 
-    head = {"spec": asdict(spec), "fingerprint": spec.fingerprint, "content": asdict(content)}
+    head = {"spec": spec.values(), "fingerprint": spec.fingerprint, "content": asdict(content)}
     return head | values(total) | {"splits": {name: values(splits[name]) for name in sorted(splits)}}
 
 

@@ -3,14 +3,26 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")  # a number, or an array of them
+
+# Fields that came after shards were made: left out at these values, so that those keep their fingerprints.
+_LATER = {"definition": "kaldi"}
 
 
 @dataclass(frozen=True)
 class FrontendSpec:
-    """Kaldi's log-mel filterbank: frames without padding, DC removed and pre-emphasised per frame, power spectrum,
-    triangular filters on the mel scale 1127 ln(1 + f/700), natural log with a floor.
+    """Log-mel features of samples in [-1, 1], by one of two definitions.
 
-    Samples are in [-1, 1]. Frame i covers samples [i * hop_samples, i * hop_samples + window_samples).
+    `kaldi`: frames without padding, DC removed and pre-emphasised per frame, power spectrum, triangular filters on the
+    mel scale 1127 ln(1 + f/700), natural log with a floor. Frame i covers samples [i * hop_samples, i * hop_samples +
+    window_samples).
+
+    `librosa`: pre-emphasis over the whole signal, whose first sample stays, frames centred on sample i * hop_samples
+    with the signal reflected at both ends, a symmetric Hann window in the middle of the transform, power spectrum,
+    Slaney's filters and normalisation (librosa.filters.mel as it is called without options), log(x + 1e-20). What the
+    checkpoints of an earlier system were trained on, see asr/import_bundle.py.
     """
 
     sample_rate: int = 16000
@@ -22,6 +34,7 @@ class FrontendSpec:
     high_hz: float = 8000.0
     preemphasis: float = 0.97
     window: str = "povey"
+    definition: Literal["kaldi", "librosa"] = "kaldi"
 
     def __post_init__(self) -> None:
         if self.mels < 1:
@@ -34,20 +47,40 @@ class FrontendSpec:
             raise ValueError(f"frontend: needs 0 <= low_hz < high_hz <= sample_rate/2 = {self.sample_rate / 2:g}")
         if self.window not in ("povey", "hann"):
             raise ValueError(f"frontend: window is {self.window!r}; it can be povey or hann")
+        if self.definition == "librosa" and self.window != "hann":
+            raise ValueError(f"frontend: window is {self.window!r}; by the definition librosa it can be hann")
 
     @property
     def frame_s(self) -> float:
         """Seconds from the start of one frame to the start of the next."""
         return self.hop_samples / self.sample_rate
 
-    def num_frames(self, num_samples: int) -> int:
-        """Frames in `num_samples` samples: only those whose whole window is there."""
-        return max(0, 1 + (num_samples - self.window_samples) // self.hop_samples)
+    def num_frames(self, num_samples: T) -> T:
+        """Frames in `num_samples` samples; also of an array or tensor of such numbers.
+
+        By Kaldi's definition they are those whose whole window is there. By librosa's there is one for each begun hop,
+        but none where half a transform, which is what is reflected, is not there.
+        """
+        count: Any = num_samples
+        if self.definition == "librosa":
+            return (1 + count // self.hop_samples) * (count > self.fft_samples // 2)
+        return (1 + (count - self.window_samples) // self.hop_samples) * (count >= self.window_samples)
+
+    def least_samples(self, frames: int) -> int:
+        """The fewest samples in which there are so many frames, 1 or more."""
+        whole = (frames - 1) * self.hop_samples
+        if self.definition == "librosa":
+            return max(whole, self.fft_samples // 2 + 1)
+        return whole + self.window_samples
+
+    def values(self) -> dict[str, Any]:
+        """The fields for a file, without later ones that are as they were before there was a choice."""
+        return {key: value for key, value in asdict(self).items() if key not in _LATER or value != _LATER[key]}
 
     @property
     def fingerprint(self) -> str:
         """12 hex digits that two specs share only when they make the same features."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def check_same(ours: FrontendSpec, theirs: FrontendSpec, ours_name: str, theirs_name: str, mend: str) -> None:

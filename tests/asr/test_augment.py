@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr import augment
-from asr.augment import FLOOR, AugmentConfig
+from asr.augment import AugmentConfig
+from asr.frontend import least_energy
 from shards.spec import FrontendSpec
 
 SPEC = FrontendSpec(mels=20)
+FLOOR = np.log(least_energy(SPEC))
 OFF = AugmentConfig(share=1.0, time_masks=0, mel_masks=0)
 STRONG = AugmentConfig(share=1.0, speed=0.2, vocal_tract=0.2, gain_db=10.0, noise_db=10.0, gap_s=0.5)
 
@@ -31,6 +33,11 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_strength_0_changes_nothing() -> None:
     feats_tf = features()
     assert np.array_equal(augment.utterance(feats_tf, OFF, SPEC, rng()), feats_tf)
+
+
+def test_what_is_quieter_than_kaldis_floor_stays_where_the_features_have_no_such_floor() -> None:
+    spec, feats_tf = replace(SPEC, window="hann", definition="librosa"), features() - 15
+    assert feats_tf.min() < FLOOR and np.array_equal(augment.utterance(feats_tf, OFF, spec, rng()), feats_tf)
 
 
 def test_only_a_share_of_the_utterances_is_changed() -> None:

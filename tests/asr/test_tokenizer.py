@@ -10,7 +10,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import tokenizer
+from asr import char_bpe, tokenizer
+from asr.char_bpe import CharBpe, Special
 from asr.tokenizer import BLANK, KINDS, UNKNOWN, Kind, Tokenizer
 
 TEXTS = [
@@ -163,3 +164,88 @@ def test_load_reads_the_file_and_names_it_in_errors(tmp_path: Path) -> None:
 def test_a_model_without_the_blank_at_0_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^theirs: has '<(unk|pad)>' at id 0, not '<blank>'"):
         Tokenizer(other_model(TEXTS, **options), "theirs")
+
+
+# A vocabulary of Hugging Face's CharBPETokenizer, and the pieces that its rules give.
+MERGES = ["t h", "th e</w>", "a t</w>", "c at</w>", "i n", "in g</w>", "o n</w>", "e r", "er e</w>", "th ere</w>"]
+LETTERS = "abcdefghijklmnopqrstuvwxyz'é"
+SPECIAL = Special(3, frozenset({0, 1, 2}))
+
+
+def char_bpe_model(merges: list[str] = MERGES, more: str = "") -> Tokenizer:
+    pairs = [tuple(line.split(" ")) for line in merges]
+    letters = [*LETTERS, *more]
+    pieces = [
+        "<blank>",
+        "<pad>",
+        "<bos>",
+        "<unk>",
+        *letters,
+        *(f"{c}</w>" for c in letters),
+        *("".join(p) for p in pairs),
+    ]
+    return Tokenizer(char_bpe.dump(pieces, [(left, right) for left, right in pairs], SPECIAL))
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("the cat", ["the</w>", "cat</w>"]),
+        ("THE", ["the</w>"]),
+        ("thing there then", ["th", "ing</w>", "there</w>", "th", "e", "n</w>"]),  # e</w> is not the e of then
+        ("attic at", ["a", "t", "t", "i", "c</w>", "at</w>"]),  # at</w> ends a word
+        ("hothere", ["h", "o", "there</w>"]),
+        ("a  é\tb", ["a</w>", "é</w>", "b</w>"]),
+        ("c7t", ["c", "<unk>", "t</w>"]),
+        ("7", ["<unk>"]),
+        ("", []),
+    ],
+)
+def test_pieces_of_another_system_are_those_that_it_made(text: str, pieces: list[str]) -> None:
+    vocab = char_bpe_model()
+    ids = vocab.encode(text)
+    assert vocab.pieces(ids) == pieces and vocab.encode_batch([text, ""]) == [ids, []]
+    assert vocab.unknown == 3 and not any(map(vocab.starts_word, range(vocab.size)))
+    assert [vocab.ends_word(i) for i in ids] == [p.endswith("</w>") or p == "<unk>" for p in pieces]
+
+
+def test_punctuation_is_a_word_where_the_vocabulary_knows_it_alone_only() -> None:
+    assert char_bpe_model().pieces(char_bpe_model().encode("it's")) == ["i", "t</w>", "'</w>", "s</w>"]
+    joined = char_bpe_model([*MERGES, "' s</w>"])
+    assert joined.pieces(joined.encode("it's")) == ["i", "t", "'s</w>"]
+    assert joined.decode(joined.encode("it's there")) == "it's there"
+
+
+def test_chinese_characters_are_words_where_the_vocabulary_knows_them_alone_only() -> None:
+    alone, joined = char_bpe_model(more="你好"), char_bpe_model([*MERGES, "你 好</w>"], more="你好")
+    assert alone.pieces(alone.encode("你好a")) == ["你</w>", "好</w>", "a</w>"]
+    assert joined.pieces(joined.encode("你好")) == ["你好</w>"]
+
+
+@given(st.lists(st.text(LETTERS, min_size=1, max_size=9), max_size=6).map(" ".join))
+def test_texts_of_the_vocabularys_letters_come_back(text: str) -> None:
+    vocab = char_bpe_model([*MERGES, "' s</w>"])
+    ids = vocab.encode(text)
+    assert vocab.decode(ids) == text and vocab.decode([BLANK, 1, *ids, 2]) == text
+    assert sum(map(vocab.ends_word, ids)) == len(text.split())
+    assert vocab.decode([*ids, 3]) == f"{text} ⁇".strip()
+
+
+def test_its_file_comes_back_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    vocab = char_bpe_model()
+    (tmp_path / "v.model").write_bytes(vocab.model_bytes)
+    again = Tokenizer.load(str(tmp_path / "v.model"))
+    assert again.fingerprint == vocab.fingerprint and again.encode("the cat") == vocab.encode("the cat")
+    for data in (vocab.model_bytes[:-1], b'{"char-bpe":{}}', b'{"char-bpe":7}', b'{"char-bpe"'):
+        with pytest.raises(ValueError, match="v: is damaged") as caught:
+            Tokenizer(data, "v")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="where blank must be"):
+        Tokenizer(char_bpe.dump(["a", "<unk>"], [], Special(1, frozenset())), "v")
+
+
+def test_a_pair_is_merged_only_where_it_is_listed() -> None:
+    """sentencepiece would merge "a" and "bc</w>", whose sum is a piece."""
+    model = CharBpe(["<blank>", "?", "a", "b", "c</w>", "ab", "bc</w>", "abc</w>"],
+                    [("b", "c</w>"), ("ab", "c</w>"), ("a", "b")], Special(1, frozenset({0})))  # fmt: skip
+    assert [model.pieces[i] for i in model.encode("abc")] == ["a", "bc</w>"]

@@ -71,15 +71,15 @@ class _Handler(BaseHTTPRequestHandler):
         if seen.status != 200 or data is None:
             self._answer(seen.status, {"Content-Length": "0"} | fault.headers)
             return
-        begin = self._begin()
+        begin, end = self._span(len(data))
         headers = {"ETag": site.etag, "Content-Type": "application/gzip"} | fault.headers
         if begin:
             seen.status = 206
-            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
             if begin >= len(data):
                 seen.status, headers["Content-Range"], data = 416, f"bytes */{len(data)}", b""
         if site.framing == "length":
-            headers.setdefault("Content-Length", str(len(data) - begin))
+            headers.setdefault("Content-Length", str(len(data[begin:end])))
         elif site.framing == "chunked":
             headers["Transfer-Encoding"] = "chunked"
         else:
@@ -87,12 +87,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self._answer(seen.status, headers)
         with contextlib.suppress(OSError):
-            self._body(data[begin:], fault, seen)
+            self._body(data[begin:end], fault, seen)
 
-    def _begin(self) -> int:
-        asked = self.headers.get("Range", "")
+    def _span(self, size: int) -> tuple[int, int]:
+        """The bytes that are asked for; of a range that begins at 0 all."""
+        begin, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
         same = self.headers.get("If-Range", self.site.etag) == self.site.etag
-        return int(asked.removeprefix("bytes=").rstrip("-")) if asked and same and self.site.ranges else 0
+        if not begin or begin == "0" or not same or not self.site.ranges:
+            return 0, size
+        return int(begin), int(last) + 1 if last else size
 
     def _answer(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

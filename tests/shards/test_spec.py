@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from shards.spec import FrontendSpec, check_same
 
 SPEC = FrontendSpec()
+CENTRED = FrontendSpec(low_hz=0.0, window="hann", definition="librosa")
 OTHER: dict[str, Any] = {
     "sample_rate": 22050, "window_samples": 399, "hop_samples": 161, "fft_samples": 1024, "mels": 79,
-    "low_hz": 21.0, "high_hz": 7999.0, "preemphasis": 0.96, "window": "hann",
+    "low_hz": 21.0, "high_hz": 7999.0, "preemphasis": 0.96, "window": "hann", "definition": "librosa",
 }  # fmt: skip
 
 
@@ -29,17 +31,41 @@ def test_a_frame_is_a_hop_long() -> None:
 
 @pytest.mark.parametrize("name", [f.name for f in fields(FrontendSpec)])
 def test_every_field_changes_the_fingerprint_and_is_named_when_it_differs(name: str) -> None:
-    other = replace(SPEC, **{name: OTHER[name]})
-    assert other.fingerprint != SPEC.fingerprint
+    spec = replace(SPEC, window="hann") if name == "definition" else SPEC
+    other = replace(spec, **{name: OTHER[name]})
+    assert other.fingerprint != spec.fingerprint
     with pytest.raises(ValueError, match="other features") as err:
-        check_same(SPEC, other, "ours", "theirs", "Do this.")
-    pair = f"{name} {getattr(SPEC, name)} against {OTHER[name]}"
+        check_same(spec, other, "ours", "theirs", "Do this.")
+    pair = f"{name} {getattr(spec, name)} against {OTHER[name]}"
     assert str(err.value) == f"ours and theirs have other features: {pair}. Do this."
 
 
 def test_equal_specs_have_one_fingerprint_and_pass() -> None:
     assert FrontendSpec().fingerprint == SPEC.fingerprint and len(SPEC.fingerprint) == 12
     check_same(SPEC, FrontendSpec(), "ours", "theirs", "")
+
+
+def test_specs_of_before_there_was_a_choice_keep_their_fingerprints() -> None:
+    """Shards that were made then are still found to fit, and their folders to hold the same."""
+    assert SPEC.fingerprint == "5b0d7ab3be40"
+    assert FrontendSpec(8000, 200, 80, 256, 40, 20.0, 4000.0).fingerprint == "bf616b8dd09c"
+    assert SPEC.values().keys() == OTHER.keys() - {"definition"}
+    assert CENTRED.values()["definition"] == "librosa" and FrontendSpec(**CENTRED.values()) == CENTRED
+
+
+@given(st.integers(0, 5000))
+def test_centred_frames_are_the_begun_hops_of_what_can_be_reflected(num_samples: int) -> None:
+    centres = [i for i in range(0, num_samples + 1, CENTRED.hop_samples) if num_samples > CENTRED.fft_samples // 2]
+    assert CENTRED.num_frames(num_samples) == len(centres)
+
+
+@pytest.mark.parametrize("spec", [SPEC, CENTRED])
+def test_frames_of_many_utterances_are_counted_at_once(spec: FrontendSpec) -> None:
+    counts = np.arange(0, 3000, 7)
+    assert spec.num_frames(counts).tolist() == [spec.num_frames(int(count)) for count in counts]
+    for frames in (2, 3, 50):
+        least = spec.least_samples(frames)
+        assert spec.num_frames(least) == frames > spec.num_frames(least - 1)
 
 
 @pytest.mark.parametrize(
