@@ -1,19 +1,21 @@
-"""evaluate-asr: how well a bundle recognises a shard set, as figures and as a page."""
+"""evaluate-asr: how well a bundle recognises speech, as figures and as a page."""
 
 import argparse
 import json
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr import checkpoint, score_page
+from asr import checkpoint, runtimes, score_page, streamed, streamed_report
+from asr.bundle import locate
 from asr.corpus import Corpus, add_cache, open_cache
 from asr.decode import greedy
 from asr.models import Model
 from asr.scoring import Scored, count_edits, score
+from asr.spoken import add_sources, open_speech
 from asr.tokenizer import Tokenizer
 from configs import cli
 from manifests import storage
@@ -21,6 +23,9 @@ from shards.index import open_shards
 from shards.spec import check_same
 
 BATCH_FRAMES = 60_000  # ten minutes of audio at a time: keeps the matrices large and the memory small
+CHUNK_MS = 320
+ONLY_STREAMING = ("manifest", "files", "splits", "chunk_ms", "aligner", "runtime", "device", "threads", "beam", "lm",
+                  "lm_weight", "hotword", "hotword_boost", "no_endpoints")  # fmt: skip
 
 
 def recognise(
@@ -57,17 +62,28 @@ def command() -> NoReturn:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="evaluate-asr", description=__doc__)
-    parser.add_argument("--bundle", required=True, metavar="FOLDER", help="runs/<name>/best or …/last")
-    parser.add_argument("--shards", required=True, metavar="URLS", help="list of shard URLs, folder, or index.parquet")
+    runtimes.add_options(parser)
+    add_sources(parser)
+    parser.add_argument("--streaming", action="store_true", help="recognise samples chunk by chunk, as live, and "
+                        "measure delays; options that say how are for this")  # fmt: skip
+    parser.add_argument("--chunk-ms", type=int, metavar="MS", help=f"audio in one step (default {CHUNK_MS})")
+    parser.add_argument("--aligner", metavar="BUNDLE", help="whose CTC head says when words were spoken (default: the "
+                        "bundle's own)")  # fmt: skip
     parser.add_argument("--out", metavar="FOLDER", help="for wer.json and wer.html (default: beside the bundle)")
     add_cache(parser)
     cli.add_json(parser)
-    return cli.run(evaluate, parser, argv)
+    plain = {name: parser.get_default(name) for name in ONLY_STREAMING}
+    return cli.run(lambda args: stream(args) if args.streaming else evaluate(args, plain), parser, argv)
 
 
-def evaluate(args: argparse.Namespace) -> None:
-    """Raises ValueError for a damaged bundle, or shards whose features it was not trained on."""
-    bundle = checkpoint.load(args.bundle)
+def evaluate(args: argparse.Namespace, plain: Mapping[str, Any]) -> None:
+    """Raises ValueError for a damaged bundle, or shards whose features it was not trained on.
+
+    `plain` is what the options are when nobody gives them.
+    """
+    if given := [name for name in ONLY_STREAMING if getattr(args, name) != plain[name]]:
+        raise ValueError(f"--{given[0].replace('_', '-')}: says how to stream; say --streaming, too")
+    bundle = checkpoint.load(locate(args.bundle))
     shards = open_shards(args.shards)
     mend = "Write the shards again with the bundle's frontend, or take the bundle that was trained on these."
     check_same(bundle.spec, shards.spec, args.bundle, args.shards, mend)
@@ -77,10 +93,39 @@ def evaluate(args: argparse.Namespace) -> None:
     names = ("id", "corpus", "split", "speaker", "duration_s", "text")
     columns = zip(*(shards.column(name) for name in names), texts, strict=True)
     report = score([Scored(*values) for values in columns])
-    out = args.out or storage.join(storage.parent(storage.absolute(args.bundle)), "evaluation")
     values = {"bundle": storage.absolute(args.bundle), "shards": args.shards} | report.to_json()
     facts = {"Bundle": args.bundle, "Shards": args.shards, "Decoding": "greedy, as it streams"}
+    page = score_page.render(report, "Word error rate", facts)
+    _write(args, values, page, score_page.summary_text(report))
+
+
+def stream(args: argparse.Namespace) -> None:
+    """Raises ValueError for a damaged bundle, and for speech that has no samples."""
+    chunk_ms = CHUNK_MS if args.chunk_ms is None else args.chunk_ms
+    if chunk_ms < 1:
+        raise ValueError(f"--chunk-ms {chunk_ms}: must be 1 or more")
+    speech = open_speech(args)
+    timing = streamed.choose_aligner(args.bundle, args.aligner)
+    listener = runtimes.from_args(args)
+    torch.set_num_threads(args.threads)  # of the aligner, whichever the runtime: utterances are too small to share
+    cli.say(args, f"{len(speech.utterances):,} utterances, {chunk_ms} ms at a time")
+    found = streamed.measure(listener, speech, chunk_ms, timing, args.hotword, lambda line: cli.say(args, line))
+    values = {"bundle": storage.absolute(args.bundle), "speech": speech.name} | found.report.to_json()
+    values["streaming"] = streamed_report.to_json(found)
+    facts = {"Bundle": args.bundle, "Speech": speech.name, "Decoding": _decoding(args, chunk_ms)}
+    page = score_page.render(found.report, "Word error rate, streamed", facts, streamed_report.section(found))
+    _write(args, values, page, "\n".join([score_page.summary_text(found.report), *streamed_report.lines(found)]))
+
+
+def _decoding(args: argparse.Namespace, chunk_ms: int) -> str:
+    search = "greedy" if args.beam == 1 else f"beam of {args.beam}"
+    parts = [f"{search}, {chunk_ms} ms at a time", f"language model {args.lm}" if args.lm else ""]
+    parts += [f"{len(args.hotword)} hotwords" * bool(args.hotword), "no endpoints" * args.no_endpoints]
+    return ", ".join(part for part in parts if part)
+
+
+def _write(args: argparse.Namespace, values: dict[str, Any], page: str, text: str) -> None:
+    out = args.out or storage.join(storage.parent(storage.absolute(args.bundle)), "evaluation")
     storage.write_text(storage.join(out, "wer.json"), json.dumps(values, ensure_ascii=False, indent=1) + "\n")
-    storage.write_text(storage.join(out, "wer.html"), score_page.render(report, "Word error rate", facts))
-    text = f"{score_page.summary_text(report)}\n{storage.join(out, 'wer.html')}"
-    cli.summary(args, values, text)
+    storage.write_text(storage.join(out, "wer.html"), page)
+    cli.summary(args, values, f"{text}\n{storage.join(out, 'wer.html')}")

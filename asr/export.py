@@ -90,6 +90,7 @@ def export(args: argparse.Namespace) -> None:
             storage.write_bytes(storage.join(folder, name), data)
         theirs, graph = exported.open_engine(folder, facts), open_frontend(folder, facts)
     names = {part: [entry[0] for entry in facts[f"{part}_state"]] for part in ("encoder", "predictor")}
+    # without endpoints: where a pause ends a segment depends on the length of a step
     reference = Listener(ours, bundle.tokenizer, spec)
     parity = compare(reference, replace(reference, engine=theirs), graph, names, recordings)
     cli.say(args, _shown(parity))

@@ -28,8 +28,9 @@ ROOT = 0
 class Hotwords:
     """`boost` is the log-probability that each token of a phrase gains; a lone word mark, which says nothing, has none.
 
-    Raises ValueError for a vocabulary that marks ends of words instead of their starts, for a phrase that is empty, too long or has characters that the vocabulary lacks, for too many
-    phrases, and for a boost that is negative or above MAX_BOOST.
+    Raises ValueError for a vocabulary that marks ends of words instead of their starts, for a phrase that is empty,
+    too long or has characters that the vocabulary lacks, for too many phrases, and for a boost that is negative or
+    above MAX_BOOST.
     """
 
     def __init__(self, phrases: Sequence[str], tokenizer: Tokenizer, boost: float) -> None:

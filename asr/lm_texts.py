@@ -122,7 +122,13 @@ def to_tokens(lines: Iterable[Line], tokenizer: Tokenizer, max_tokens: int, left
         lengths.append(np.array([len(ids) for _, ids in kept], np.int32))
         words.append(np.array([len(text.split()) for text, _ in kept], np.int32))
         hashes.append(np.array([_hash(text) for text, _ in kept], np.uint64))
-    return Texts(*(np.concatenate(arrays) for arrays in (tokens, lengths, words, hashes)), tokenizer.unknown)
+    return Texts(
+        np.concatenate(tokens),
+        np.concatenate(lengths),
+        np.concatenate(words),
+        np.concatenate(hashes),
+        tokenizer.unknown,
+    )
 
 
 def _sayable(lines: Iterable[Line], left_out: LeftOut) -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""How a bundle is opened for recognition, in the runtime that fits it; and the options of every command that does so."""
+"""How a bundle is opened for recognition, in the runtime that fits it, and the options of each command that does so."""
 
 import argparse
 from typing import Literal, get_args
@@ -76,7 +76,7 @@ def _exported(uri: str, folder: str, runtime: Runtime | None, device: str, threa
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What `from_args` reads."""
     parser.add_argument("--bundle", required=True, metavar="FOLDER",
-                        help="runs/<name>/best, what export-asr wrote, or the URL of either (https, s3, hf://owner/name)")  # fmt: skip
+                        help="runs/<name>/best, an export, or a URL of either (https, s3, hf://owner/name)")  # fmt: skip
     parser.add_argument("--runtime", choices=get_args(Runtime), help="what must run it (default: what it was made for)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a bundle of train-asr (default cpu)")
     parser.add_argument("--threads", type=int, default=1, help="of the model (default 1, the fastest for one stream)")
@@ -85,8 +85,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm-weight", type=float, default=0.3, help="of its log-probabilities (default 0.3)")
     parser.add_argument("--hotword", action="append", default=[], metavar="PHRASE",
                         help="a word or phrase to listen for; may be given several times")  # fmt: skip
-    parser.add_argument("--hotword-boost", type=float, default=0.5,
-                        help="log-probability for each of its tokens (default 0.5; 1 already invents some)")
+    parser.add_argument(
+        "--hotword-boost",
+        type=float,
+        default=0.5,
+        help="log-probability for each of its tokens (default 0.5; 1 already invents some)",
+    )
     parser.add_argument("--no-endpoints", action="store_true",
                         help="one segment, however long: never start anew after a pause")  # fmt: skip
 

@@ -9,7 +9,7 @@ from asr.scoring import Aligned, Confusion, Edits, Group, Measure, Pair, Report
 MAX_SPEAKERS = 50  # rows of the speakers' table
 NO_RATE = "none: there are no reference words"
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1a1d21; --soft: #59626d; --line: #dfe3e8;
   --accent: #2458a6; --s: #8a5300; --s-bg: #fdeecf; --d: #b0232f; --d-bg: #fde3e4; --i: #1d5fb8; --i-bg: #dfecfd; }
 @media (prefers-color-scheme: dark) { :root { --page: #14171a; --card: #1d2125; --ink: #e7eaee; --soft: #9aa4af;
@@ -67,8 +67,11 @@ li { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem 0;
 """
 
 
-def render(report: Report, title: str, facts: dict[str, str]) -> str:
-    """The page. `facts` are shown under the title: what was recognised, with which model and settings."""
+def render(report: Report, title: str, facts: dict[str, str], more: str = "") -> str:
+    """The page. `facts` are shown under the title: what was recognised, with which model and settings.
+
+    `more` is HTML that stands behind the rates.
+    """
     total = report.total
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     by_rate = sorted(report.speakers, key=_rate_first)
@@ -76,11 +79,11 @@ def render(report: Report, title: str, facts: dict[str, str]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>\n"
         f"<h1>{escape(title)}</h1>\n<dl>{listed}<dt>scored</dt><dd>{_extent(total)}</dd></dl>\n"
         f'<h2>Error rates</h2>\n<div class="side">{_headline("Words (WER)", "words", total.wer, "card")}'
         f"{_headline('Characters (CER)', 'characters', total.cer, 'card second')}</div>\n{_interval_note(report)}"
-        f"{corpora}{_worst(report.worst)}{_confusions(report)}"
+        f"{more}{corpora}{_worst(report.worst)}{_confusions(report)}"
         f"{_table('By speaker', by_rate[:MAX_SPEAKERS], _speakers_note(len(by_rate)))}</main></body></html>\n"
     )
 

@@ -110,6 +110,16 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How much higher the second of two WERs is, with bounds as a Measure has them, and how many utterances differ."""
+
+    value: float
+    low: float
+    high: float
+    changed: int
+
+
+@dataclass(frozen=True)
 class Report:
     """All that `score` finds. Groups stand in the order of their names, utterances and confusions worst first."""
 
@@ -181,6 +191,22 @@ def score(results: Iterable[Scored], *, resamples: int = 1000, seed: int = 0) ->
         resamples=resamples,
         seed=seed,
     )
+
+
+def difference(
+    before: Sequence[Scored], after: Sequence[Scored], *, resamples: int = 1000, seed: int = 0
+) -> Difference:
+    """Of two recognitions of the same utterances, in the same order. Its bounds are those of pairs drawn again: what is
+    hard for both does not widen them."""
+    assert [s.id for s in before] == [s.id for s in after]
+    first, second = ([_aligned(scored) for scored in side] for side in (before, after))
+    group = _group("", "all", first, 1, seed)
+    units_n4 = _units(first, by_speaker=group.resampled == "speakers")
+    units_n4[:, 0] = _units(second, by_speaker=group.resampled == "speakers")[:, 0] - units_n4[:, 0]
+    errors, words = units_n4[:, :2].sum(0)
+    sums_r4 = _resample(units_n4, resamples, seed)
+    changed = sum(1 for a, b in zip(before, after, strict=True) if a.hypothesis != b.hypothesis)
+    return Difference(errors / words if words else math.nan, *_interval(sums_r4[:, 0], sums_r4[:, 1]), changed)
 
 
 def _operations(reference: Sequence[str], hypothesis: Sequence[str]) -> list[jiwer.AlignmentChunk]:

@@ -9,7 +9,7 @@ Legend of shape suffixes: t feature frames, f mels, b streams, n encoder frames,
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -42,8 +42,8 @@ class Listener:
     engine: Engine
     tokenizer: Tokenizer
     spec: FrontendSpec
-    search: SearchOptions = SearchOptions()
-    endpoints: EndpointRules | None = EndpointRules()
+    search: SearchOptions = field(default_factory=SearchOptions)
+    endpoints: EndpointRules | None = None  # without them a stream is one segment
 
     @property
     def encoder_frame_s(self) -> float:

@@ -117,8 +117,6 @@ def _predicted(after: PredictorState) -> tuple[Floats, State]:
     return _array(after.joint_bj), state
 
 
-def listener_of(
-    bundle: Bundle, search: SearchOptions = GREEDY, endpoints: EndpointRules | None = None
-) -> Listener:
+def listener_of(bundle: Bundle, search: SearchOptions = GREEDY, endpoints: EndpointRules | None = None) -> Listener:
     """What streams of a bundle that is already loaded share; without `endpoints` each is one segment."""
     return Listener(TorchEngine(bundle.model), bundle.tokenizer, bundle.spec, search, endpoints)
