@@ -18,6 +18,9 @@ from asr.source import AudioError, check_end, check_finite
 _PREROLL_S = 1.0  # decoded and dropped after a seek: AAC and Opus decoders need a while to settle
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's demuxers with true timestamps and durations
 
+# A list of files that says it is audio ("ffconcat version 1.0") would be opened with the files that it names.
+CLOSED = {"protocol_whitelist": "none"}
+
 av.logging.set_level(None)  # FFmpeg would write to stderr; what matters comes as exceptions
 
 
@@ -84,7 +87,7 @@ class FFmpegSource:
         for frame in frames:
             if frame.sample_rate != self.rate:
                 raise AudioError(f"{self._uri}: changes from {self.rate} to {frame.sample_rate} samples a second")
-            samples_nc = _samples(frame)
+            samples_nc = frame_samples(frame)
             if samples_nc.shape[1] != self.channels:  # AAC and Opus may go from stereo to mono and back
                 samples_nc = samples_nc.mean(axis=1, keepdims=True).repeat(self.channels, axis=1)
             yield position, samples_nc
@@ -95,7 +98,7 @@ def open_ffmpeg(uri: str, file: IO[bytes], stack: contextlib.ExitStack) -> FFmpe
     """Raises AudioError, or FFmpeg's errors (av.FFmpegError). The stack closes what is opened."""
     file.seek(0)
     # tags in a foreign encoding must not keep the sound from being read
-    return FFmpegSource(uri, stack.enter_context(av.open(file, mode="r", metadata_errors="replace")))
+    return FFmpegSource(uri, stack.enter_context(av.open(file, mode="r", metadata_errors="replace", options=CLOSED)))
 
 
 def ffmpeg_text(err: av.FFmpegError) -> str:
@@ -117,7 +120,7 @@ def _stated_frames(container: InputContainer, stream: AudioStream) -> int | None
     return None if seconds is None else round(seconds * stream.rate)
 
 
-def _samples(frame: AudioFrame) -> np.ndarray:
+def frame_samples(frame: AudioFrame) -> np.ndarray:
     """The frame as float32 [samples, channels]. Full scale is 1 whatever the sample format."""
     data: np.ndarray = frame.to_ndarray()
     data_nc = data.T if frame.format.is_planar else data.reshape(frame.samples, -1)

@@ -1,6 +1,6 @@
 """The bytes of an http(s) URL from any position on, through cut connections and busy servers.
 
-Sources: RFC 9110, sections 10.2.3 (Retry-After), 13.1.5 (If-Range) and 14 (Range). A URL's query may be a secret, as
+Source: RFC 9110, sections 13.1.5 (If-Range) and 14 (Range). A URL's query may be a secret, as
 in pre-signed URLs: nothing that is shown or kept has it.
 """
 
@@ -12,16 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
-from typing import Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3 import exceptions
 
 from manifests.storefaults import shown
+from manifests.web import BUSY, Cut, failures, named, pool, retry_after_s
 
 TRIES = 6  # in a row that bring no byte more than was had before
 BACK_OFF_S = 1.0  # after the first failure, then twice as long each time
@@ -32,21 +27,12 @@ CHUNK_BYTES = 1 << 20
 
 _URL = re.compile(r"(://)([^/?#]*@)?([^?#]*)(\?[^#]*)?", re.DOTALL)
 _NO_SECRET = ("v=", "list=")
-_BUSY = (408, 425, 429)  # and all of 5xx
 _WHY = {
     401: "it asks for a login",
     403: "it does not give the file away: a link of limited life has ended, or terms are to be accepted first",
     404: "there is no such file",
     410: "the file is gone",
 }
-
-
-class Cut(Exception):
-    """The bytes ended early for a reason that may pass. `after_s`: how long the server wants to be left alone."""
-
-    def __init__(self, reason: str, after_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.after_s = after_s
 
 
 class Changed(Exception):
@@ -148,8 +134,10 @@ def _answer(url: str, position: int, known: Version | None) -> Iterator[tuple[ur
         headers["Range"] = f"bytes={position}-"
         if known and known.condition():
             headers["If-Range"] = known.condition()
-    with _failures(url):
-        response = pool(url).request("GET", url, headers=headers, preload_content=False, decode_content=False)
+    with failures(url, CONNECT_S, READ_S):
+        response = pool(url, CONNECT_S, READ_S).request(
+            "GET", url, headers=headers, preload_content=False, decode_content=False
+        )
     try:
         yield response, _checked(url, response, position, known)
     finally:
@@ -159,13 +147,13 @@ def _answer(url: str, position: int, known: Version | None) -> Iterator[tuple[ur
 def _checked(url: str, response: urllib3.BaseHTTPResponse, position: int, known: Version | None) -> Version:
     """What an answer says of the file, if it has the bytes asked for; any other raises."""
     status = response.status
-    if status in _BUSY or status >= 500:
-        raise Cut(f"the server answers {_named(status)}", retry_after_s(response.headers.get("Retry-After", "")))
+    if status in BUSY or status >= 500:
+        raise Cut(f"the server answers {named(status)}", retry_after_s(response.headers.get("Retry-After", "")))
     if status == 416:  # the file ends before
         raise Changed("the file on the server has changed; fetching it anew")
     if status not in (200, 206):
         why = f": {_WHY[status]}" if status in _WHY else ""
-        raise ValueError(f"{shown(url)}: the server answers {_named(status)}{why}")
+        raise ValueError(f"{shown(url)}: the server answers {named(status)}{why}")
     begin, total = "0", response.headers.get("Content-Length", "")
     if status == 206:  # Content-Range: bytes 100-199/200
         span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
@@ -179,66 +167,10 @@ def _checked(url: str, response: urllib3.BaseHTTPResponse, position: int, known:
     return version
 
 
-def _named(status: int) -> str:
-    return f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
-
-
-def retry_after_s(value: str) -> float | None:
-    """Seconds, or a date; None for neither."""
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
 def _body(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     while True:
-        with _failures(""):
+        with failures("", CONNECT_S, READ_S):
             chunk = response.read1(CHUNK_BYTES, decode_content=False)
         if not chunk:
             return
         yield chunk
-
-
-@contextlib.contextmanager
-def _failures(url: str) -> Iterator[None]:
-    """What urllib3 raises becomes a Cut, or a ValueError where another try will not help. Its texts may hold URLs."""
-    try:
-        yield
-    except exceptions.HTTPError as err:
-        cause = err.reason if isinstance(err, exceptions.MaxRetryError) and err.reason else err
-        if isinstance(cause, exceptions.SSLError):
-            raise ValueError(f"{shown(url)}: no secure connection ({cause})") from None
-        if isinstance(cause, exceptions.LocationValueError | exceptions.ResponseError):
-            raise ValueError(f"{shown(url)}: leads nowhere: a redirection that is wrong, or too many") from None
-        raise Cut(_cause(cause)) from None
-
-
-def _cause(err: Exception) -> str:
-    if isinstance(err, exceptions.ProxyError):
-        return "the proxy does not connect"
-    if isinstance(err, exceptions.NameResolutionError):
-        return "no address is known for this host"
-    if isinstance(err, exceptions.NewConnectionError):
-        return str(err).rpartition(": ")[2].rpartition("] ")[2]  # "...: [Errno 111] Connection refused"
-    if isinstance(err, exceptions.ConnectTimeoutError):
-        return f"no answer within {CONNECT_S:g} s"
-    if isinstance(err, exceptions.ReadTimeoutError):
-        return f"nothing came for {READ_S:g} s"
-    return "the connection was cut"
-
-
-def pool(url: str) -> urllib3.PoolManager:
-    """A new one for each request, of which there are few and long ones. Proxies are those of the environment."""
-    retries = urllib3.Retry(None, connect=0, read=0, status=0, other=0, redirect=5, respect_retry_after_header=False)
-    settings: dict[str, Any] = {"timeout": urllib3.Timeout(connect=CONNECT_S, read=READ_S), "retries": retries}
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme, "")
-    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return urllib3.PoolManager(**settings)
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    login = urlsplit(proxy).netloc.rpartition("@")[0]
-    headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
-    return urllib3.ProxyManager(proxy, proxy_headers=headers, **settings)

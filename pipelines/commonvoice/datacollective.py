@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from urllib3 import exceptions
 
+from manifests import web
 from pipelines import http
 from pipelines.http import Patience
 
@@ -91,7 +92,7 @@ def _ask(url: str, key: str) -> _Answer:
     patience = Patience(_host(url))
     while True:
         try:  # without redirections: the key is for this server alone
-            got = http.pool(url).request("POST", url, headers=headers, redirect=False)
+            got = web.pool(url, http.CONNECT_S, http.READ_S).request("POST", url, headers=headers, redirect=False)
             answer = _Answer(got.status, got.data, got.headers)
         except exceptions.HTTPError as err:
             answer = _Answer(0, type(err).__name__.encode(), {})
@@ -100,7 +101,7 @@ def _ask(url: str, key: str) -> _Answer:
         what = f"answers {answer.status}" if answer.status else "cannot be reached"
         if answer.status == 429:
             what = "allows no more downloads for now"
-        patience.failed(f"{what} ({_words(answer.body)})", http.retry_after_s(answer.headers.get("Retry-After", "")))
+        patience.failed(f"{what} ({_words(answer.body)})", web.retry_after_s(answer.headers.get("Retry-After", "")))
 
 
 def _refusal(answer: _Answer, dataset: str, base: str) -> str:
