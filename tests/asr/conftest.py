@@ -57,7 +57,9 @@ def make_model() -> MakeModel:
         with torch.no_grad():
             for layer, factor in ((model.enc_joint, 20), (model.pred_joint, 40), (model.output, 6)):
                 layer.weight.mul_(factor)
-            for parameter in (model.predictor.lstm if predictor == "lstm" else model.predictor.convolution).parameters():
+            for parameter in (
+                model.predictor.lstm if predictor == "lstm" else model.predictor.convolution
+            ).parameters():
                 parameter.mul_(3)
             model.output.bias[BLANK] += blank_bias
         return model.eval()

@@ -1,0 +1,72 @@
+"""What a server grants its clients. What is above these is refused or cut off, with a reason."""
+
+from dataclasses import dataclass
+
+MESSAGE_BYTES = 1 << 20  # a WebSocket message: 32 s of PCM16 at 16 kHz
+QUEUE_S = 4.0  # audio of a stream that waits for the model; a faster client's socket is not read until there is room
+UNSENT = 32  # results of a stream that wait for its client; then it is not recognised further
+BATCH = 16  # streams that go through the model together
+DRAIN_S = 10.0  # that streams have for their last words when the server stops
+LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000  # of PCM16
+HOTWORDS, HOTWORD_CHARACTERS = 200, 200  # of a stream; of one of them
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    streams: int = 16  # at once, of either kind
+    minutes: float = 240.0  # of audio in a stream or an upload
+    upload_mb: float = 512.0
+    idle_s: float = 30.0  # that a client may send nothing, or not read what it is sent
+    origins: tuple[str, ...] = ()  # pages that may use the server, beside its own
+
+    def __post_init__(self) -> None:
+        if self.streams < 1:
+            raise ValueError(f"--max-streams {self.streams}: must be 1 or more")
+        for option, value in (
+            ("--max-minutes", self.minutes),
+            ("--max-upload-mb", self.upload_mb),
+            ("--idle-s", self.idle_s),
+        ):
+            if not value > 0:
+                raise ValueError(f"{option} {value:g}: must be above 0")
+        for origin in self.origins:
+            scheme, _, host = origin.partition("://")
+            if scheme not in ("http", "https") or not host or "/" in host:
+                raise ValueError(
+                    f"--allow-origin {origin}: must be a scheme and a host, as in https://example.org:8443"
+                )
+
+
+class Refused(Exception):
+    """A client cannot be served, or not any further.
+
+    `kind` is what metrics call it, `code` what closes its WebSocket (RFC 6455, section 7.4), `status` that of HTTP.
+    """
+
+    def __init__(self, kind: str, text: str, code: int, status: int) -> None:
+        super().__init__(text)
+        self.kind, self.text, self.code, self.status = kind, text, code, status
+
+
+def full(streams: int) -> Refused:
+    return Refused("full", f"no room: {streams} of {streams} streams are in use; try again later", 1013, 503)
+
+
+def stopping() -> Refused:
+    return Refused("stopping", "the server is stopping", 1001, 503)
+
+
+def too_long(minutes: float) -> Refused:
+    return Refused("too long", f"a stream may have {minutes:g} minutes of audio; start another", 1008, 413)
+
+
+def idle(seconds: float) -> Refused:
+    return Refused("silent", f"nothing came for {seconds:g} s", 1008, 408)
+
+
+def bad(text: str) -> Refused:
+    return Refused("malformed", text, 1007, 422)
+
+
+def failed() -> Refused:
+    return Refused("error", "recognition has failed; the server's log says why", 1011, 500)
