@@ -24,6 +24,7 @@ class AugmentConfig:
     gain_db: float = 0.0  # level, up to this much louder or softer
     noise_db: float = 0.0  # 0: none; else stationary noise from this much below the speech level down to silence
     gap_s: float = 0.0  # up to this much background before, between and after utterances
+    pause_s: float = 0.0  # up to this much in one of these places, in a tenth of the batches: streams are often silent
     time_masks: int = 2  # SpecAugment (Park et al. 2019), on each example
     time_mask_s: float = 0.5
     time_mask_share: float = 0.2  # a mask covers at most this share of the example
@@ -46,7 +47,7 @@ class AugmentConfig:
 def of_utterances(config: AugmentConfig) -> list[str]:
     """Which keys change single utterances, on the CPU; the others are for batches, on their device."""
     with_share = ("speed", "vocal_tract", "gain_db", "noise_db") if config.share else ()
-    return [key for key in (*with_share, "gap_s") if getattr(config, key)]
+    return [key for key in (*with_share, "gap_s", "pause_s") if getattr(config, key)]
 
 
 def utterance(feats_tf: np.ndarray, config: AugmentConfig, spec: FrontendSpec, rng: np.random.Generator) -> np.ndarray:

@@ -136,7 +136,7 @@ def _batches(session: Session, plan: Plan, steps: list[int]) -> list[Batch]:
     augmented = session.position.epoch >= config.shortest_first
     augmentation, waveform = (config.augment, session.waveform) if augmented else (None, None)
     corpus, missing = Noise(session), Missing(session.corpus.shards.files)
-    draws = DRAWS if augmentation and (augmentation.speed or augmentation.gap_s) else 1
+    draws = DRAWS if augmentation and (augmentation.speed or augmentation.gap_s or augmentation.pause_s) else 1
     feeds = [
         Feed(corpus, session.rows, plan, 0, augmentation, (config.seed, draw), missing, session.device, waveform)
         for draw in range(draws)

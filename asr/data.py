@@ -28,6 +28,7 @@ from shards.spec import FrontendSpec
 AHEAD = 4  # batches ready before they are asked for, beside the one that each thread works on
 PREFETCH_SHARDS = 256  # at most, named to the cache at a time; it fetches as far ahead as it has room
 PREFETCH_STEPS = 200  # after which the cache is told anew what comes next
+PAUSED = 0.1  # share of the batches that get augment.pause_s
 CPU = torch.device("cpu")
 _DTYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, np.dtype(np.int64): torch.int64}
 
@@ -113,7 +114,9 @@ class Feed:
         seed = [*self.seed, step, self.rank]
         if not plain and self.augment is not None:
             rng = np.random.default_rng(seed)
-            pieces = [_augmented(example, self.augment, corpus.spec, rng) for example in pieces]
+            # for all of the batch or for none: one long example would make padding of all others
+            pause = rng.random() < PAUSED
+            pieces = [_augmented(example, self.augment, corpus.spec, rng, pause) for example in pieces]
         if not rows:
             as_samples, pieces, texts = False, [[np.zeros((1, corpus.spec.mels), np.float32)]], [[]]
         pinned = self.device.type == "cuda"
@@ -153,12 +156,16 @@ class Feed:
 
 
 def _augmented(
-    pieces: list[np.ndarray], config: AugmentConfig, spec: FrontendSpec, rng: np.random.Generator
+    pieces: list[np.ndarray], config: AugmentConfig, spec: FrontendSpec, rng: np.random.Generator, pause: bool
 ) -> list[np.ndarray]:
     """The utterances [t, f] of an example, changed, and what comes before, between and after them."""
     pieces = [augment.utterance(piece, config, spec, rng) for piece in pieces]
-    if config.gap_s:
-        gaps = [augment.gap(p, config.gap_s, spec, rng) for p in [pieces[0], *pieces]]
+    if config.gap_s or (pause and config.pause_s):
+        beside = [pieces[0], *pieces]
+        gaps = [augment.gap(p, config.gap_s, spec, rng) for p in beside]
+        if pause and config.pause_s:
+            place = int(rng.integers(len(gaps)))
+            gaps[place] = augment.gap(beside[place], config.pause_s, spec, rng)
         pieces = [gaps[0], *itertools.chain.from_iterable(zip(pieces, gaps[1:], strict=True))]
     return pieces
 

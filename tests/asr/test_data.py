@@ -131,6 +131,19 @@ def test_gaps_go_before_between_and_after(corpus: Corpus) -> None:
     assert all(0 <= gap <= 20 for gap in lengths) and sum(gap > 0 for gap in lengths) > 24
 
 
+def test_pauses_come_in_some_batches_and_then_in_all_of_their_examples(corpus: Corpus) -> None:
+    config = AugmentConfig(share=0.0, pause_s=2.0)
+    added = []
+    for seed in range(40):
+        for batch in data.batches(replace(feed_of(corpus, augment=config), seed=(seed, 0)), 0):
+            spoken = [sum(len(corpus.features(row)) for row in rows) for rows in batch.rows]
+            added.append((batch.lens_b - torch.tensor(spoken)).tolist())
+    paused = [extra for extra in added if any(extra)]
+    assert 0.04 < len(paused) / len(added) < 0.2
+    everywhere = [frames for extra in paused for frames in extra]
+    assert max(everywhere) <= 200 and 60 < sum(everywhere) / len(everywhere) < 140
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("augment", [None, STRONG], ids=["plain", "augmented"])
 def test_resuming_gives_the_same_batches_whatever_the_threads(
