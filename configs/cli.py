@@ -41,13 +41,16 @@ def leave(code: int) -> NoReturn:
     Native threads of Arrow, torch and gloo are not joined there in time: one in six processes that had finished their
     work well was aborted at this point (exit code 134, "terminate called without an active exception").
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for out in (sys.stdout, sys.stderr):
+        if out is not None:  # closed by the shell
+            out.flush()
     os._exit(code)
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
     sys.stdout.flush()
+    # names and servers' answers may hold what a terminal obeys
+    message = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in message)
     print(f"{parser.prog}: error: {message}", file=sys.stderr)
     return code
 
