@@ -6,7 +6,7 @@ A recording that ends makes place for the next one, so the batch stays full what
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from asr import audio, stream
+from asr import audio, recordings, stream
 from asr.engine import Floats
 from asr.stream import Listener, StreamState
 from asr.words import Word
@@ -27,6 +27,7 @@ class Result:
 @dataclass
 class _Lane:
     number: int
+    uri: str
     chunks: Iterator[Floats]
     state: StreamState
     words: list[Word]
@@ -49,7 +50,7 @@ def recognise(
     lanes: list[_Lane] = []
     while True:
         while len(lanes) < streams and (job := next(waiting, None)) is not None:
-            lanes.append(_Lane(job[0], opened(job[1], rate, round(CHUNK_S * rate)), begun, []))
+            lanes.append(_Lane(*job, opened(job[1], rate, round(CHUNK_S * rate)), begun, []))
         if not lanes:
             return
         for lane in lanes:
@@ -81,7 +82,7 @@ def _fill(listener: Listener, lane: _Lane) -> None:
         try:
             samples = next(lane.chunks, None)
         except (ValueError, OSError) as err:  # an AudioError, or a URI that is none
-            lane.error, samples = str(err), None
+            lane.error, samples = recordings.failure(lane.uri, err), None
         if samples is None:
             lane.over = True
         else:

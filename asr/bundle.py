@@ -12,6 +12,7 @@ from manifests.storefaults import shown
 from shards.spec import FrontendSpec
 
 WEIGHTS, VOCAB, FACTS = bundle_cache.WEIGHTS, bundle_cache.VOCAB, bundle_cache.FACTS
+NAME = bundle_cache.NAME  # what a file of a bundle may be called
 VERSION = 1
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")  # names of files that are never read as bundles
 
@@ -42,13 +43,20 @@ def read_facts(folder: str) -> dict[str, Any]:
         facts = json.loads(storage.read_bytes(storage.join(folder, FACTS)))
         if not isinstance(facts, dict) or "version" not in facts:
             raise ValueError("it says no version")
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise ValueError(f"{folder}/{FACTS}: is damaged ({err}); get the bundle again") from None
     if facts["version"] != VERSION:
         raise ValueError(f"{folder}: is a bundle of version {facts['version']}, this program reads {VERSION}")
     if lacking := [key for key in ("weights_sha256", "vocab", "frontend", "model", "training") if key not in facts]:
         raise ValueError(f"{folder}/{FACTS}: is damaged (it says no {', no '.join(lacking)}); get the bundle again")
+    if not is_vocab(facts["vocab"]):
+        raise ValueError(f"{folder}/{FACTS}: is damaged (it does not say which vocabulary); get the bundle again")
     return facts
+
+
+def is_vocab(known: Any) -> bool:
+    """Whether this names a vocabulary, as bundle.json and export.json do."""
+    return isinstance(known, dict) and isinstance(known.get("size"), int) and isinstance(known.get("fingerprint"), str)
 
 
 def read_weights(folder: str, facts: dict[str, Any]) -> bytes:
@@ -62,11 +70,14 @@ def read_weights(folder: str, facts: dict[str, Any]) -> bytes:
 def read_tokenizer(folder: str, facts: dict[str, Any]) -> Tokenizer:
     """The vocabulary. Raises ValueError when it is not the one that the facts name (of bundle.json or export.json)."""
     tokenizer = Tokenizer.load(storage.join(folder, VOCAB))
-    if tokenizer.fingerprint != facts["vocab"]["fingerprint"]:
+    if (tokenizer.size, tokenizer.fingerprint) != (facts["vocab"]["size"], facts["vocab"]["fingerprint"]):
         raise ValueError(f"{folder}/{VOCAB}: is not the vocabulary that this model was trained with")
     return tokenizer
 
 
 def read_spec(folder: str, facts: dict[str, Any]) -> FrontendSpec:
     """The feature spec in the facts (of bundle.json or export.json). Raises ValueError for one that makes no sense."""
-    return build(FrontendSpec, facts["frontend"], f"{folder}: frontend")
+    try:
+        return build(FrontendSpec, facts["frontend"], "frontend")
+    except ValueError as err:
+        raise ValueError(f"{folder}: {err}") from None

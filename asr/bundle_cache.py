@@ -28,7 +28,7 @@ ALTERED = "was cut short or altered since the bundle was written; get it from wh
 
 _REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 _DIGITS = re.compile("[0-9a-f]{12,64}")
-_NAME = re.compile(r"\w[\w.-]*")
+NAME = re.compile(r"\w[\w.-]*")
 
 Files = dict[str, str]  # the SHA-256 of each file, or the digits that it begins with
 
@@ -43,15 +43,20 @@ def fetch(url: str) -> str:
     name, data = _facts_of(url)
     files = _files(data, f"{shown(url)}/{name}")
     folder = storage.join(cache.default_folder(), "bundles", hashlib.sha256(data).hexdigest())
+    if _is_whole(folder, files):  # also where the cache cannot be written to
+        return folder
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     with storage.open_locked(f"{folder}.lock"):
-        if os.path.isdir(folder) and not all(_fits(storage.join(folder, n), start) for n, start in files.items()):
-            shutil.rmtree(folder)  # damaged since it came
-        if not os.path.isdir(folder):
+        if not _is_whole(folder, files):
+            shutil.rmtree(folder, ignore_errors=True)  # damaged since it came
             _bring(url, files, f"{folder}.part")
             storage.write_bytes(storage.join(f"{folder}.part", name), data)
             os.rename(f"{folder}.part", folder)
     return folder
+
+
+def _is_whole(folder: str, files: Files) -> bool:
+    return all(_fits(storage.join(folder, name), start) for name, start in files.items())
 
 
 def _facts_of(url: str) -> tuple[str, bytes]:
@@ -76,7 +81,7 @@ def _files(data: bytes, where: str) -> Files:
         facts = json.loads(data)
         files = dict(facts["files"]) if where.endswith(EXPORT) else {WEIGHTS: facts["weights_sha256"]}
         files.setdefault(VOCAB, facts["vocab"]["fingerprint"])
-        wrong = [n for n, start in files.items() if not (_NAME.fullmatch(n) and _DIGITS.fullmatch(start))]
+        wrong = [n for n, start in files.items() if not (NAME.fullmatch(n) and _DIGITS.fullmatch(start))]
         if wrong:
             raise ValueError(f"it has no hash of a file {wrong[0]!r}")
     except (KeyError, TypeError, ValueError) as err:

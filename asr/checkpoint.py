@@ -7,7 +7,9 @@ bundle.json (model, feature spec, vocabulary's fingerprint, hash of the weights,
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -36,8 +38,11 @@ class Bundle:
     facts: dict[str, Any]  # of its training: step, epoch, dev WER, the resolved config
 
 
-def save(folder: str, bundle: Bundle, training: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
-    """Write a bundle whole and put it in the place of an older one, see asr.folders."""
+def save(
+    folder: str, bundle: Bundle, training: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Write a bundle whole, with other files `beside` it, and put it in the place of an older one, see asr.folders."""
     weights = save_tensors({k: v.contiguous() for k, v in bundle.model.state_dict().items()})
     facts = {
         "version": bundles.VERSION,
@@ -50,7 +55,7 @@ def save(folder: str, bundle: Bundle, training: tuple[dict[str, Tensor], dict[st
     files = {WEIGHTS: weights, VOCAB: bundle.tokenizer.model_bytes, FACTS: _json(facts)}
     if training is not None:
         files |= {TRAINING_TENSORS: save_tensors(training[0]), TRAINING_FACTS: _json(training[1])}
-    folders.replace(folder, files)
+    folders.replace(folder, files | dict(beside))
 
 
 def _json(values: dict[str, Any]) -> bytes:
@@ -67,10 +72,10 @@ def load(uri: str) -> Bundle:
     weights = bundles.read_weights(folder, facts)
     tokenizer, spec = bundles.read_tokenizer(folder, facts), bundles.read_spec(folder, facts)
     config = build(ModelConfig, facts["model"], f"{folder}/{FACTS}: model")
-    model = make_model(config, spec.mels, tokenizer.size)
     try:
+        model = make_model(config, spec.mels, tokenizer.size)
         model.load_state_dict(load_tensors(weights))
-    except (RuntimeError, SafetensorError) as err:
+    except (RuntimeError, SafetensorError) as err:  # the first for want of memory, too
         misfit = " ".join(str(err).split())
         raise ValueError(f"{folder}/{WEIGHTS}: does not fit the model in {FACTS}: {misfit}") from None
     return Bundle(model.eval(), tokenizer, spec, facts["training"])

@@ -71,19 +71,20 @@ def compare(args: argparse.Namespace) -> None:
         raise ValueError(f"--chunk-ms {min(args.chunk_ms)}: must be 1 or more")
     facts = bundle.read_facts(bundle.locate(args.bundle))
     speech = open_speech(args)
+    storage.check_writable(args.out)
     utterances = drawn(speech.utterances, args.utterances)
-    candidates = _candidates(args, facts["weights_sha256"])
-    results: dict[Candidate, list[dict[str, Any]]] = {made.candidate: [] for made in candidates}
-    reasons = {made.candidate: made.reason for made in candidates}
+    chosen = candidates(args, facts["weights_sha256"])
+    results: dict[Candidate, list[dict[str, Any]]] = {made.candidate: [] for made in chosen}
+    reasons = {made.candidate: made.reason for made in chosen}
     for repetition in range(args.repeats):
-        for made in candidates:
+        for made in chosen:
             if not reasons[made.candidate]:
                 found = _measured(args, made, utterances, repetition)
                 if isinstance(found, str):
                     reasons[made.candidate] = found
                 else:
                     results[made.candidate].append(found)
-    outcomes = _outcomes(candidates, reasons, results, utterances)
+    outcomes = _outcomes(chosen, reasons, results, utterances)
     about = {"Bundle": args.bundle, "Speech": f"{speech.name}, {len(utterances):,} utterances",
              "Measured": f"{args.repeats} times each in turn, one thread, a process each; {machine()}"}  # fmt: skip
     _write(args, outcomes, about)
@@ -105,7 +106,7 @@ def machine() -> str:
     return f"{names[0] if names else 'unknown processor'}, {os.cpu_count()} cores"
 
 
-def _candidates(args: argparse.Namespace, weights: str) -> list[Made]:
+def candidates(args: argparse.Namespace, weights: str) -> list[Made]:
     """By chunk, PyTorch first; every export has a row of PyTorch beside it."""
     found = [_exported(storage.absolute(folder), weights, folder) for folder in args.export]
     for chunk_ms in args.chunk_ms if args.to or not args.export else []:
@@ -136,7 +137,7 @@ def _exported(folder: str, weights: str, name: str) -> Made:
 def _export(args: argparse.Namespace, candidate: Candidate, weights: str) -> Made:
     """Exported now, unless it was before. How many words differ is for the table to say."""
     folder = storage.join(storage.absolute(args.out), "exports", candidate.name)
-    if not _is_export(folder, weights):
+    if not is_export(folder, weights):
         cli.say(args, f"exporting for {candidate}")
         options = ["--bundle", args.bundle, "--to", candidate.runtime, "--precision", candidate.precision,
                    "--chunk-ms", str(candidate.chunk_ms), "--out", folder, "--force",
@@ -148,13 +149,17 @@ def _export(args: argparse.Namespace, candidate: Candidate, weights: str) -> Mad
     return _exported(folder, weights, folder)
 
 
-def _is_export(folder: str, weights: str) -> bool:
+def is_export(folder: str, weights: str) -> bool:
+    """Whether an export of the bundle with these weights is there and whole."""
     if not storage.exists(storage.join(folder, exported.FACTS)):
         return False
     try:
-        return bool(exported.read_facts(folder)["source"]["weights_sha256"] == weights)
-    except ValueError:  # of another version
+        facts = exported.read_facts(folder)
+        for name in facts["files"]:
+            exported.read_file(folder, facts, name)
+    except ValueError:  # of another version, or not whole
         return False
+    return bool(facts["source"]["weights_sha256"] == weights)
 
 
 def _measured(

@@ -74,7 +74,7 @@ def main() -> int:
     try:
         listener = runtimes.open_listener(request["bundle"], request["runtime"], endpoints=EndpointRules())
         if request["runtime"] == "torch":
-            listener = _with_chunk(listener, request["encoder_chunk"])
+            listener = with_chunk(listener, request["encoder_chunk"])
         utterances = [Spoken(**values) for values in request["utterances"]]
         found = measure(listener, utterances, request["chunk_ms"])
     except (ValueError, OSError) as err:
@@ -84,7 +84,7 @@ def main() -> int:
     return 0
 
 
-def _with_chunk(listener: Listener, chunk: int) -> Listener:
+def with_chunk(listener: Listener, chunk: int) -> Listener:
     """PyTorch with the encoder's chunk of the exports beside it; as the bundle has it where that is 0."""
     from asr.torch_engine import TorchEngine
 

@@ -20,6 +20,8 @@ from asr.frontend import Floats, logmel
 from asr.tokenizer import BLANK
 from asr.trace import Trace
 
+TOO_SHORT = "fewer encoder frames than its tokens need"
+
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
@@ -48,10 +50,12 @@ def word_times(bundle: Bundle, samples_t: Floats, text: str) -> list[SpokenWord]
     if not words or sum(starts) != len(words):
         raise CannotAlign("its words are not those of the vocabulary's pieces")
     feats_btf = torch.from_numpy(logmel(samples_t, bundle.spec))[None]
-    enc_bte, lens_b = model.encode(model.normalise(feats_btf), torch.tensor([feats_btf.shape[1]]))
-    targets_bu = torch.tensor([ids])
+    frames, targets_bu = feats_btf.shape[1], torch.tensor([ids])
+    if not frames:
+        raise CannotAlign(TOO_SHORT)
+    enc_bte, lens_b = model.encode(model.normalise(feats_btf), torch.tensor([frames]))
     if int(frames_needed(targets_bu, torch.tensor([len(ids)]))) > int(lens_b):
-        raise CannotAlign("fewer encoder frames than its tokens need")
+        raise CannotAlign(TOO_SHORT)
     head = model.output if isinstance(model, Ctc) else model.ctc
     assert head is not None
     logp_btv = head(enc_bte[:, : int(lens_b)]).float().log_softmax(-1)

@@ -29,6 +29,19 @@ class Traits:
     step_frames: int = 0  # feature frames of one step, to multiples of which streams keep; 0: of reduction * chunk
     start_token: int = 0  # that a predictor is given before the first; 0: blank
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no model has: these numbers may come from a file, and memory is taken by them."""
+        for name, least, most in (
+            ("vocab", 1, 1 << 24), ("reduction", 1, 1000), ("chunk", 1, 1000), ("tail_frames", 0, 1000),
+            ("step_frames", 0, 100_000), ("start_token", 0, self.vocab - 1),
+        ):  # fmt: skip
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from {least} to {most:,}")
+        if self.step_frames % (self.reduction * self.chunk):
+            raise ValueError(
+                f"step_frames is {self.step_frames}; it must be a multiple of {self.reduction * self.chunk}"
+            )
+
 
 class Engine(Protocol):
     """A model in some runtime. A CTC model has no predictor: its `encode` gives what `join` takes."""

@@ -87,7 +87,7 @@ def evaluate(args: argparse.Namespace, plain: Mapping[str, Any]) -> None:
     shards = open_shards(args.shards)
     mend = "Write the shards again with the bundle's frontend, or take the bundle that was trained on these."
     check_same(bundle.spec, shards.spec, args.bundle, args.shards, mend)
-    corpus = Corpus(shards, bundle.tokenizer, open_cache(args, shards))
+    out, corpus = _out(args), Corpus(shards, bundle.tokenizer, open_cache(args, shards))
     cli.say(args, f"{len(shards):,} utterances, {shards.hours:.2f} h")
     texts = recognise(bundle.model, bundle.tokenizer, corpus, range(len(shards)), torch.device("cpu"))
     names = ("id", "corpus", "split", "speaker", "duration_s", "text")
@@ -96,7 +96,7 @@ def evaluate(args: argparse.Namespace, plain: Mapping[str, Any]) -> None:
     values = {"bundle": storage.absolute(args.bundle), "shards": args.shards} | report.to_json()
     facts = {"Bundle": args.bundle, "Shards": args.shards, "Decoding": "greedy, as it streams"}
     page = score_page.render(report, "Word error rate", facts)
-    _write(args, values, page, score_page.summary_text(report))
+    _write(args, out, values, page, score_page.summary_text(report))
 
 
 def stream(args: argparse.Namespace) -> None:
@@ -106,7 +106,7 @@ def stream(args: argparse.Namespace) -> None:
         raise ValueError(f"--chunk-ms {chunk_ms}: must be 1 or more")
     speech = open_speech(args)
     timing = streamed.choose_aligner(args.bundle, args.aligner)
-    listener = runtimes.from_args(args)
+    listener, out = runtimes.from_args(args), _out(args)
     torch.set_num_threads(args.threads)  # of the aligner, whichever the runtime: utterances are too small to share
     cli.say(args, f"{len(speech.utterances):,} utterances, {chunk_ms} ms at a time")
     found = streamed.measure(listener, speech, chunk_ms, timing, args.hotword, lambda line: cli.say(args, line))
@@ -114,7 +114,7 @@ def stream(args: argparse.Namespace) -> None:
     values["streaming"] = streamed_report.to_json(found)
     facts = {"Bundle": args.bundle, "Speech": speech.name, "Decoding": _decoding(args, chunk_ms)}
     page = score_page.render(found.report, "Word error rate, streamed", facts, streamed_report.section(found))
-    _write(args, values, page, "\n".join([score_page.summary_text(found.report), *streamed_report.lines(found)]))
+    _write(args, out, values, page, "\n".join([score_page.summary_text(found.report), *streamed_report.lines(found)]))
 
 
 def _decoding(args: argparse.Namespace, chunk_ms: int) -> str:
@@ -124,8 +124,17 @@ def _decoding(args: argparse.Namespace, chunk_ms: int) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _write(args: argparse.Namespace, values: dict[str, Any], page: str, text: str) -> None:
-    out = args.out or storage.join(storage.parent(storage.absolute(args.bundle)), "evaluation")
+def _out(args: argparse.Namespace) -> str:
+    """The folder for what is found. Raises ValueError and OSError for one that cannot be written to, before the work
+    that would be lost."""
+    if not args.out and not storage.is_local(args.bundle):
+        raise ValueError(f"--out: say in which folder to write; there is none beside {args.bundle}")
+    out: str = args.out or storage.join(storage.parent(storage.absolute(args.bundle)), "evaluation")
+    storage.check_writable(out)
+    return out
+
+
+def _write(args: argparse.Namespace, out: str, values: dict[str, Any], page: str, text: str) -> None:
     storage.write_text(storage.join(out, "wer.json"), json.dumps(values, ensure_ascii=False, indent=1) + "\n")
     storage.write_text(storage.join(out, "wer.html"), page)
     cli.summary(args, values, f"{text}\n{storage.join(out, 'wer.html')}")

@@ -109,6 +109,7 @@ def _writable(uri: str, force: bool) -> str:
         force and storage.exists(storage.join(out, FACTS))
     ):
         raise ValueError(f"--out {uri}: is not empty; choose another, or say --force to replace an exported bundle")
+    storage.check_writable(storage.parent(out))
     return out
 
 

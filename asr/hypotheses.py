@@ -51,3 +51,5 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.beam <= 64:
             raise ValueError(f"--beam {self.beam}: must be from 1 to 64")
+        if not 0 <= self.lm_weight <= 10:
+            raise ValueError(f"--lm-weight {self.lm_weight}: must be from 0 to 10; 0.1 to 0.5 is usual")

@@ -61,14 +61,17 @@ def import_bundle(args: argparse.Namespace) -> None:
     model = Transducer(config.model, spec.mels, tokenizer.size).eval()
     tensors = origin_checkpoint.read(args.checkpoint)
     origin_checkpoint.put_in(tensors, model, args.checkpoint)
-    weights = hashlib.sha256(b"".join(tensors[key].numpy().tobytes() for key in sorted(tensors))).hexdigest()
+    weights = hashlib.sha256(b"".join(tensors[key].float().numpy().tobytes() for key in sorted(tensors))).hexdigest()
     facts = {"config": asdict(config), "imported": {"from": ORIGIN, "tensors_sha256": weights}}
+    configs = {FRONTEND: _yaml(spec.values()), TRAIN: _yaml(asdict(config))}
     checkpoint.settle(out)
-    checkpoint.save(out, checkpoint.Bundle(model, tokenizer, spec, facts))
-    for name, values in ((FRONTEND, spec.values()), (TRAIN, asdict(config))):
-        plain = json.loads(json.dumps(values))  # YAML knows no tuples
-        storage.write_text(storage.join(out, name), yaml.safe_dump(plain, sort_keys=False))
+    checkpoint.save(out, checkpoint.Bundle(model, tokenizer, spec, facts), beside=configs)
     _say(args, out, model, spec)
+
+
+def _yaml(values: dict[str, Any]) -> bytes:
+    plain = json.loads(json.dumps(values))  # YAML knows no tuples
+    return yaml.safe_dump(plain, sort_keys=False).encode()
 
 
 def front_end(spec: FrontendSpec) -> FrontendSpec:
@@ -92,7 +95,8 @@ def read_vocab(vocab_uri: str, merges_uri: str) -> Tokenizer:
         pieces = sorted(ids, key=ids.__getitem__)
         if [ids[piece] for piece in pieces] != list(range(len(pieces))) or len(pieces) <= UNKNOWN:
             raise ValueError("its ids are not 0, 1, 2, … without a gap")
-    except (AttributeError, TypeError, ValueError) as err:
+        "".join(pieces).encode()  # which half a surrogate pair is not
+    except (AttributeError, TypeError, ValueError, RecursionError) as err:
         raise ValueError(f"{vocab_uri}: is no vocabulary from piece to id ({' '.join(str(err).split())})") from None
     merges = []
     for number, line in enumerate(storage.read_text(merges_uri).splitlines(), 1):
@@ -103,7 +107,18 @@ def read_vocab(vocab_uri: str, merges_uri: str) -> Tokenizer:
             raise ValueError(f"{merges_uri}, line {number}: {line!r} makes no piece of {vocab_uri}; both files belong "
                              "to one tokenizer")  # fmt: skip
         merges.append((left, right))
+    made = {left + right for left, right in merges}
+    if lost := [piece for piece in pieces[UNKNOWN + 1 :] if not _is_simple(piece) and piece not in made]:
+        raise ValueError(f"{merges_uri}: has no merge that makes {lost[0]!r} of {vocab_uri}"
+                         + (f", nor {len(lost) - 1:,} others" if len(lost) > 1 else "")
+                         + "; it was cut short, or belongs to another tokenizer")  # fmt: skip
     return Tokenizer(char_bpe.dump(pieces, merges, SPECIAL), name=vocab_uri)
+
+
+def _is_simple(piece: str) -> bool:
+    """Whether it is one character, or a mark such as <mask>, for neither of which there is a merge."""
+    text = piece.removesuffix(char_bpe.END)
+    return len(text) <= 1 or (text.startswith("<") and text.endswith(">"))
 
 
 def _say(args: argparse.Namespace, out: str, model: Transducer, spec: FrontendSpec) -> None:

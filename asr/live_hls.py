@@ -13,6 +13,7 @@ from urllib.parse import urljoin
 from asr.live_http import Unsafe, check_url
 from manifests.storefaults import shown
 
+MOST_CHARS = 200  # of what an error shows of somebody else's text
 LIMIT_BYTES = 16 << 20  # of a playlist: that of a day of two-second segments has 5 MB
 
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^,]*)')
@@ -84,7 +85,7 @@ def parse(text: str, url: str) -> Media | Choice:
     except Unsafe:
         raise
     except ValueError as err:
-        raise ValueError(f"{shown(url)}: is no HLS playlist that can be read ({err})") from None
+        raise ValueError(f"{shown(url)}: is no HLS playlist that can be read ({str(err)[:MOST_CHARS]})") from None
 
 
 def _media(lines: list[str], url: str) -> Media:

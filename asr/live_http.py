@@ -65,7 +65,7 @@ class Answer:
         _check_status(place.url, self._response)
         self.position = position if self._response.status == 206 else 0  # of the first byte that comes
         length = self.headers.get("Content-Length", "")
-        self.size_bytes = self.position + int(length) if length.isdigit() else None
+        self.size_bytes = self.position + int(length) if length.isdecimal() else None
         self._first = self._read()
 
     def _read(self) -> bytes:
@@ -108,7 +108,7 @@ class Answer:
 def check_url(url: str) -> None:
     """Raises Unsafe for what is no http(s): no playlist, page or redirection may name a file of this machine."""
     if not re.match(r"https?://[^/]", url, re.IGNORECASE):
-        raise Unsafe(f"{shown(url)}: is not followed; live media come over http:// and https:// alone")
+        raise Unsafe(f"{shown(url)[:200]}: is not followed; live media come over http:// and https:// alone")
 
 
 def small_text(answer: Answer, limit_bytes: int) -> str:

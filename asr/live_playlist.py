@@ -13,6 +13,8 @@ from manifests import web
 RELOAD_S = 0.2  # the least between two requests for a playlist, whatever it says of its segments
 GONE_TRIES = 4  # for a segment that is listed, but not there: live ones may come late
 STALE_S = 60.0  # without a new segment, after which the page is asked whether the stream goes on
+BELIEVED_S = 86_400.0  # of segments that are gone; a count that jumps further is another one, of a stream begun anew
+HOPS = 5  # playlists that lead to another one
 RESOLVE_TRIES = 3  # failures in a row after which the page is asked for the stream's new place
 
 Resolve = Callable[[], Place | None]  # where the stream is now; None when it has ended
@@ -78,18 +80,21 @@ class Follower:
 
     def _jump(self, media: Media, number: int) -> Iterator[Piece]:
         """Sets the next segment's number, to another one where that is gone."""
-        if number < media.first:
-            missed = media.first - number
+        missed = media.first - number
+        if 0 < missed * media.usual_s <= BELIEVED_S:
             yield Missed(missed * media.usual_s, f"{missed} segments were gone from the playlist before they were read")
             number = media.first
-        elif number > media.end:  # the stream was started again
+        elif not media.first <= number <= media.end:  # the stream was started again
             yield Missed(self._patience.lost_s, "the stream began anew")
             number = media.live_start()
         self._next = number
 
     def _load(self) -> Media | None:
         """The playlist as it is now; None when its page says that the stream has ended."""
+        hops = 0
         while True:
+            if hops > HOPS:
+                raise ValueError(f"{self._what}: its playlists lead to one another and to no sound")
             self._loaded_s = time.monotonic()
             try:
                 answer, self._first = self._first or Answer(self._place), None
@@ -97,6 +102,7 @@ class Follower:
                 if isinstance(found, Media):
                     return found
                 self._place = Place(found.url, self._place.headers)
+                hops += 1
             except (web.Cut, Refused) as err:
                 if isinstance(err, Refused) and self._next is None and self._resolve is None:
                     raise  # it never was there

@@ -1,14 +1,20 @@
 """Where live words are shown: on a terminal with what may still change, rewritten in place; elsewhere what is final."""
 
+import contextlib
+import io
+import math
 import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Sequence
 from typing import Protocol, TextIO
 
-from asr.transcript import Form, said
+from asr.transcript import Form, printable, said
 from asr.words import Word
+from manifests import storage
 
+KEEP_S = 2.0  # the least between two writes of a transcript; that of ten hours has half a megabyte
 _DIM, _PLAIN, _CLEAR = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 
 
@@ -25,14 +31,14 @@ class Screen(Protocol):
 class Plain:
     """What is final, in any form, to a file or pipe, written out at once. Notes go to standard error."""
 
-    def __init__(self, form: Form, out: TextIO) -> None:
+    def __init__(self, form: Form, out: "TextIO | Kept") -> None:
         self._form, self._out = form, out
 
     def show(self, final: Sequence[Word], partial: Sequence[Word], ended: bool, status: str) -> None:
         self._write(self._form.more(final, ended))
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._write(self._form.end())
@@ -40,7 +46,31 @@ class Plain:
     def _write(self, text: str) -> None:
         if text:
             self._out.write(text)
-            self._out.flush()
+        self._out.flush()  # also of what came before, which `Kept` may not have written yet
+
+
+class Kept:
+    """A transcript that grows in a file or object: written whole, and again as it grows, for a machine may die at any
+    time. Raises OSError, at once, where it cannot be."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._text = uri, io.StringIO()
+        self.save()
+        self._saved_s = -math.inf
+        self._new = False
+
+    def write(self, text: str) -> None:
+        self._text.write(text)
+        self._new = True
+
+    def flush(self) -> None:
+        if self._new and time.monotonic() - self._saved_s >= KEEP_S:
+            with contextlib.suppress(OSError):  # what is said is still worth listening to; the last `save` tells
+                self.save()
+
+    def save(self) -> None:
+        self._saved_s, self._new = time.monotonic(), False
+        storage.write_text(self._uri, self._text.getvalue())
 
 
 class Both:
@@ -85,7 +115,7 @@ class Terminal:
             self._write(text + self._drawn())
 
     def note(self, text: str) -> None:
-        self._write(f"{_CLEAR}{_DIM}{text}{_PLAIN}\n{self._drawn()}")
+        self._write(f"{_CLEAR}{_DIM}{printable(text)}{_PLAIN}\n{self._drawn()}")
 
     def close(self) -> None:
         self._write(_CLEAR + self._line + ("\n" if self._line else ""))

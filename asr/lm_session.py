@@ -189,7 +189,7 @@ def save(session: Session) -> None:
 
 
 def _resume(session: Session) -> None:
-    """Raises ValueError when the checkpoint is damaged or of another training."""
+    """Raises ValueError when the checkpoint or the best model is damaged, or they are of another training."""
     uri = storage.join(session.out, TRAINING)
     data = storage.read_bytes(uri)
     try:
@@ -211,3 +211,5 @@ def _resume(session: Session) -> None:
     session.model.load_state_dict(parts["model"])
     session.optimisers.restore(session.model, parts["optimiser"])
     session.position = Position(**facts["position"])
+    if session.position.best_nats is not None:
+        lm.load(storage.join(session.out, BEST))  # later epochs are compared with it, and perhaps none is better

@@ -55,6 +55,11 @@ def outputs(recordings: Sequence[Recording], folder: str, suffix: str) -> list[s
     return list(taken)
 
 
+def failure(uri: str, err: Exception) -> str:
+    """Why a recording cannot be read, with its name, which an operating system's error may lack."""
+    return f"{shown(uri)}: {err.strerror}" if isinstance(err, OSError) and err.strerror else str(err)
+
+
 def _stem(path: str) -> str:
     folder, slash, name = path.rpartition("/")
     return folder + slash + (name.rpartition(".")[0] or name or "recording")

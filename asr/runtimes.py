@@ -14,6 +14,7 @@ from shards.spec import FrontendSpec
 
 Runtime = Literal["torch", "onnx", "openvino"]
 EXPORT = "export.json"
+MOST_THREADS = 256  # of which no model here has use; ONNX Runtime hung with 100,000
 
 
 def open_listener(
@@ -76,7 +77,7 @@ def _exported(uri: str, folder: str, runtime: Runtime | None, device: str, threa
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What `from_args` reads."""
     parser.add_argument("--bundle", required=True, metavar="FOLDER",
-                        help="runs/<name>/best, an export, or a URL of either (https, s3, hf://owner/name)")  # fmt: skip
+                        help="runs/<name>/best, an export, or a URL of one (https, s3, hf://owner/name)")  # fmt: skip
     parser.add_argument("--runtime", choices=get_args(Runtime), help="what must run it (default: what it was made for)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a bundle of train-asr (default cpu)")
     parser.add_argument("--threads", type=int, default=1, help="of the model (default 1, the fastest for one stream)")
@@ -97,8 +98,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def from_args(args: argparse.Namespace) -> Listener:
     """Raises ValueError as `open_listener` does, and for options that cannot be."""
-    if args.threads < 1:
-        raise ValueError(f"--threads {args.threads}: must be 1 or more")
+    if not 1 <= args.threads <= MOST_THREADS:
+        raise ValueError(f"--threads {args.threads}: must be from 1 to {MOST_THREADS}")
     model = lm.load(args.lm) if args.lm else None
     search = SearchOptions(args.beam, model, args.lm_weight, args.hotword_boost)
     endpoints = None if args.no_endpoints else EndpointRules()

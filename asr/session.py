@@ -101,7 +101,7 @@ def prepare(args: argparse.Namespace) -> Session:
         Ema(model, config.ema) if config.ema else None, _waveform(config, sets[0]), corpus, rows,
         Lengths(sets[0].frames[rows], tokens[rows], sets[0].shard[rows]),
         mixing.mix(sets[0], rows, config.data.mix, config.data.mix_temperature), left_out, dev[0] if dev else None,
-        cache, missing, _identity(config, precision, tokenizer, sets[0], begun), Position(world=world), group=patient,
+        cache, missing, identity_of(config, precision, tokenizer, sets[0], begun), Position(world=world), group=patient,
     )  # fmt: skip
     if args.find_batch_budget:
         return session  # and the run's folder as it is
@@ -134,7 +134,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     return config
 
 
-def _identity(
+def identity_of(
     config: TrainConfig, precision: Precision, tokenizer: Tokenizer, shards: ShardSet, begun: str | None
 ) -> dict[str, Any]:
     """What must be the same in a resumed run: all that decides its batches and its model."""

@@ -16,7 +16,7 @@ from typing import NoReturn
 from asr import audio, batch, live_url, microphone, recordings, runtimes, transcript
 from asr.live_feed import Feed
 from asr.live_loop import Ear, Heard, listen, stopped_by_signals
-from asr.live_screen import Both, Plain, Screen, Terminal
+from asr.live_screen import Both, Kept, Plain, Screen, Terminal
 from asr.live_sound import recorder
 from asr.recordings import Recording
 from asr.stream import Listener
@@ -61,14 +61,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--microphone", metavar="NUMBER|NAME", help="which one (default: the system's)")
     parser.add_argument("--list-microphones", action=_ListMicrophones, nargs=0, help="show them and exit")
     heard = Heard()
+    _prepare_output()
     code = cli.run(lambda args: transcribe(args, heard), parser, argv)
     return code or {0: 0, signal.SIGINT: 130, signal.SIGTERM: 143}[heard.stopped]
+
+
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def _prepare_output() -> None:
+    """Where standard output or error is closed (`>&-`), nobody wants it. And characters that the terminal's encoding
+    lacks are written as escapes: a transcript should not end at one."""
+    for name in ("stdout", "stderr"):
+        out = getattr(sys, name)
+        if out is None:
+            setattr(sys, name, _Nowhere())
+        elif isinstance(out, io.TextIOWrapper) and out.errors == "strict":
+            out.reconfigure(errors="backslashreplace")
 
 
 def transcribe(args: argparse.Namespace, heard: Heard) -> None:
     """Raises ValueError for options that do not go together, and when something could not be read to its end."""
     if args.chunk_ms < 0:
         raise ValueError("--chunk-ms must be 0 or more")
+    if args.out == "":  # as an unset shell variable leaves it
+        raise ValueError("--out is empty; name a folder")
     live = args.inputs == [MIC] or (len(args.inputs) == 1 and remote.is_web(args.inputs[0]))
     if not live and (args.save_audio or args.microphone):
         raise ValueError("--save-audio and --microphone are for `transcribe mic` and, the first, for `transcribe URL`")
@@ -88,6 +107,10 @@ def _files(args: argparse.Namespace) -> None:
     outputs = recordings.outputs(found, args.out, transcript.SUFFIXES[args.format]) if args.out else [""] * len(found)
     if not args.out and len(found) > 1 and args.format in ("srt", "vtt"):
         raise ValueError(f"--format {args.format} of {len(found)} files: name a folder for them with --out")
+    if args.out:  # that it cannot be written should not show after an hour of the first file
+        probe = storage.join(args.out, f"{storage.STAGING}transcribe")
+        storage.write_text(probe, "")
+        storage.delete(probe)
     listener = runtimes.from_args(args)
     failed = 0
     pieces = _batched(args, listener, found) if args.batch else _one_by_one(args, listener, found)
@@ -126,7 +149,7 @@ def _one_by_one(args: argparse.Namespace, listener: Listener, found: list[Record
                 said = said or bool(text)
                 yield number, text, None
         except (ValueError, OSError) as err:  # an AudioError, or a URI that is none
-            error = str(err)
+            error = recordings.failure(recording.uri, err)
         text = form.more(ear.finish().final) + form.end(error)
         yield number, text if text or said or args.format != "text" else "\n", error
 
@@ -146,7 +169,8 @@ def _batched(args: argparse.Namespace, listener: Listener, found: list[Recording
 
 def _named(args: argparse.Namespace, recording: Recording) -> str:
     """What a transcript calls its recording."""
-    return recording.name if args.format == "ctm" else recording.uri
+    name = recording.name if args.format == "ctm" else recording.uri
+    return name.encode(errors="backslashreplace").decode()  # a name on disk need not be text
 
 
 def _live(args: argparse.Namespace, heard: Heard) -> None:
@@ -154,17 +178,17 @@ def _live(args: argparse.Namespace, heard: Heard) -> None:
     source = args.inputs[0]
     name = MIC if source == MIC else live_url.name(source)
     out = storage.join(args.out, f"{name}.{transcript.SUFFIXES[args.format]}") if args.out else ""
-    if out and storage.exists(out):
+    if out and storage.exists(out) and storage.size_bytes(out):
         raise ValueError(f"{out}: is already there; name another folder, for what is live cannot be repeated")
     listener = runtimes.from_args(args)
     feed = Feed(listener.spec.sample_rate)
     ear = Ear(listener, args.hotword)
-    kept = io.StringIO()
+    kept = Kept(out) if out else None
     screen = _screen(args, name, kept)
     chunk_samples = max(1, round(args.chunk_ms / 1000 * feed.sample_rate))
     with contextlib.ExitStack() as stack:
-        if out:
-            stack.callback(lambda: storage.write_text(out, kept.getvalue()))
+        if kept:
+            stack.callback(kept.save)
         sound = stack.enter_context(recorder(args.save_audio, feed.sample_rate)) if args.save_audio else None
         stack.enter_context(stopped_by_signals(feed, heard, drop=source != MIC))
         if source == MIC:
@@ -184,10 +208,10 @@ def _live(args: argparse.Namespace, heard: Heard) -> None:
         raise ValueError(heard.lost)
 
 
-def _screen(args: argparse.Namespace, name: str, kept: io.StringIO) -> Screen:
+def _screen(args: argparse.Namespace, name: str, kept: Kept | None) -> Screen:
     """Words on standard output; with --out in their form in `kept`, too."""
     form = transcript.JsonLines() if args.format == "json" else transcript.FORMS[args.format](name)
-    if not args.out and (args.format != "text" or not sys.stdout.isatty()):
+    if not kept and (args.format != "text" or not sys.stdout.isatty()):
         return Plain(form, sys.stdout)
     screen: Screen = Terminal(sys.stdout) if sys.stdout.isatty() else Plain(transcript.Text(), sys.stdout)
-    return Both(screen, Plain(form, kept)) if args.out else screen
+    return Both(screen, Plain(form, kept)) if kept else screen

@@ -198,7 +198,12 @@ def text(words: Sequence[Word]) -> str:
 
 def said(word: Word) -> str:
     """The word as it may be shown in a line: a vocabulary with bytes can say anything, also what a terminal obeys."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(word.text.split()))
+    return printable(word.text)
+
+
+def printable(text: str) -> str:
+    """A line that shows and does nothing else, whoever wrote it."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def wrapped(words: Sequence[str], limit_chars: int) -> list[str]:

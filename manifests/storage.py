@@ -264,6 +264,18 @@ def write_text(uri: str, text: str) -> None:
     write_bytes(uri, text.encode())
 
 
+def check_writable(folder: str) -> None:
+    """Makes a folder of this machine, and a file in it that goes again: for work that is long before it writes.
+
+    Raises OSError, and ValueError for a web server. Of a store nothing is known before something is written there.
+    """
+    remote.check_store(folder, "written")
+    if is_local(folder):
+        probe = os.path.join(absolute(folder), f"{STAGING}probe-{HOST}-{os.getpid()}")
+        write_bytes(probe, b"")
+        delete(probe)
+
+
 def delete(uri: str) -> None:
     """Delete one file; one that is not there is fine."""
     if is_local(uri):

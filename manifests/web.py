@@ -36,11 +36,11 @@ def named(status: int) -> str:
 
 def retry_after_s(value: str) -> float | None:
     """Seconds, or a date; None for neither."""
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or none that this machine can count
         return None
 
 

@@ -37,11 +37,11 @@ class FrontendSpec:
     definition: Literal["kaldi", "librosa"] = "kaldi"
 
     def __post_init__(self) -> None:
-        if self.mels < 1:
-            raise ValueError(f"frontend: mels is {self.mels}; it must be 1 or more")
+        if not 1 <= self.mels <= 4096:
+            raise ValueError(f"frontend: mels is {self.mels}; it must be from 1 to 4096")
         if not 0 < self.hop_samples <= self.window_samples <= self.fft_samples:
             raise ValueError("frontend: needs 0 < hop_samples <= window_samples <= fft_samples")
-        if self.fft_samples < 2 or self.fft_samples & (self.fft_samples - 1):
+        if not 2 <= self.fft_samples <= 1 << 20 or self.fft_samples & (self.fft_samples - 1):
             raise ValueError(f"frontend: fft_samples is {self.fft_samples}; it must be a power of two, such as 512")
         if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
             raise ValueError(f"frontend: needs 0 <= low_hz < high_hz <= sample_rate/2 = {self.sample_rate / 2:g}")

@@ -437,6 +437,28 @@ def test_a_pipe(tmp_path: Path, name: str) -> None:
     assert int(done.stdout) == len(audio.read(str(tmp_path / name)))
 
 
+@pytest.mark.parametrize("name", ["list.wav", "list.mp3", "list.ogg", "list"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile secret.wav\n",
+        "ffconcat version 1.0\nfile {folder}/secret.wav\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.wav\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXTINF:1,\nfile://{folder}/secret.wav\n",
+        "v=0\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 40000 RTP/AVP 0\n",
+    ],
+)
+def test_a_list_of_other_files_that_calls_itself_audio_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    sf.write(tmp_path / "secret.wav", _tone(440, 0.5, 16000), 16000)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(text.format(folder=tmp_path))
+    for read in (audio.read, audio.probe, lambda uri: list(audio.stream(uri))):
+        with pytest.raises(audio.AudioError):
+            read(str(tmp_path / name))
+
+
 def test_a_video_without_sound(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)

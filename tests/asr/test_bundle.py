@@ -130,6 +130,15 @@ def test_many_processes_fetch_it_once(site: Site, files: dict[str, bytes]) -> No
     assert sum(seen.sent for seen in site.seen if seen.path.endswith(WEIGHTS)) <= 2 * len(files[WEIGHTS])
 
 
+def test_a_bundle_that_is_there_needs_no_cache_to_write_to(site: Site) -> None:
+    """A folder in the place of the lock file: nobody can take the lock, as on a read-only disk."""
+    folder = locate(f"{site.url}/b")
+    lock = Path(f"{folder}.lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    assert locate(f"{site.url}/b") == folder
+
+
 @pytest.mark.parametrize("name", [WEIGHTS, VOCAB])
 @pytest.mark.parametrize("change", [lambda data: data[:-3], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
 def test_a_bundle_cut_short_or_altered_is_refused(site: Site, cache: Path, name: str, change: Any) -> None:

@@ -132,13 +132,25 @@ def test_another_vocab_of_the_same_size_is_refused(saved: Path) -> None:
     assert "not the vocabulary" in refusal(saved)
 
 
+@pytest.mark.parametrize("named", [5, None, {}, {"size": 3}, {"size": "3", "fingerprint": "a"}])
+def test_facts_that_name_no_vocab_are_refused(saved: Path, named: object) -> None:
+    facts = json.loads((saved / FACTS).read_text()) | {"vocab": named}
+    (saved / FACTS).write_text(json.dumps(facts))
+    assert "it does not say which vocabulary" in refusal(saved)
+    (saved / FACTS).write_text("[" * 100_000)
+    assert "is damaged" in refusal(saved)
+
+
 @pytest.mark.parametrize(
     ("part", "values", "message"),
     [
         ("model", {"joint": 17}, "does not fit the model"),
         ("model", {"joind": 16}, "unknown key joind .did you mean joint"),
         ("model", {"encoder": "none"}, "model.encoder is 'none'"),
+        ("model", {"predictor_hidden": 10**12}, "does not fit the model"),  # for want of memory
         ("frontend", {"mels": "many"}, "mels is 'many'"),
+        ("frontend", {"mels": 10**12}, "mels is 1000000000000"),
+        ("frontend", {"fft_samples": 2**40}, "fft_samples is 1099511627776"),
     ],
 )
 def test_facts_that_do_not_fit_are_refused(saved: Path, part: str, values: dict[str, object], message: str) -> None:

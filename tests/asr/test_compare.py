@@ -1,5 +1,6 @@
 """compare-runtimes: what is measured, what the table says of it, and that a run that was stopped goes on."""
 
+import argparse
 import json
 import re
 import shutil
@@ -16,8 +17,10 @@ from toys import TEXTS
 
 from asr import checkpoint, compare, compare_page, export
 from asr.checkpoint import Bundle
-from asr.compare_one import TimedEngine, measure
+from asr.compare_one import TimedEngine, measure, with_chunk
 from asr.compare_result import Candidate, outcome
+from asr.model_config import ModelConfig
+from asr.models import make_model
 from asr.scoring import count_edits
 from asr.spoken import Spoken, of_files
 from asr.torch_engine import listener_of
@@ -39,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, hum: np.ndar
 def exported(place: Path) -> Path:
     folder = place / "onnx"
     options = ["--bundle", f"{place}/bundle", "--to", "onnx", "--chunk-ms", "120", "--out", str(folder), "--json",
-               "--max-word-difference", "1"]  # fmt: skip
+               "--max-word-difference", "1", "--audio", f"{place}/0.flac"]  # fmt: skip
     assert export.main(options) == 0
     return folder
 
@@ -59,6 +62,42 @@ def test_timing_an_engine_changes_no_word_and_counts_each_call(bundle: Bundle, h
     assert 10 <= spent.encoder.calls <= -(-len(hum) // 1920) + 1
     assert spent.decoder.calls >= tokens / 2 and spent.joint.calls > spent.decoder.calls
     assert 0 < spent.encoder.cpu_s + spent.decoder.cpu_s + spent.joint.cpu_s < timed.cpu_s
+
+
+def test_pytorch_gets_the_chunk_of_the_exports_beside_it(bundle: Bundle, hum: np.ndarray) -> None:
+    """Of an encoder that was trained with several; it then says what a bundle with that chunk says."""
+    options = {"layers": 1, "width": 8, "heads": 1, "channels": 2, "left": 4, "kernel": 2, "chunk": 4}
+    models = [
+        make_model(ModelConfig("conformer", options | {"chunk": chunk}, kind="ctc"), 16, bundle.tokenizer.size).eval()
+        for chunk in (4, 2)
+    ]
+    models[0].load_state_dict(models[1].state_dict())
+    ours, expected = (listener_of(replace(bundle, model=model)) for model in models)
+    assert with_chunk(ours, 0) is with_chunk(ours, 4) is ours
+    changed = with_chunk(ours, 2)
+    assert changed.engine.traits == expected.engine.traits
+    feats_btf = np.random.default_rng(0).normal(-2, 1, (1, 64, 16)).astype(np.float32)
+    found, wanted = (
+        listener.engine.encode(feats_btf, listener.engine.encoder_start(1))[0] for listener in (changed, expected)
+    )
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_exports_that_a_run_made_are_kept_while_they_are_whole(place: Path, exported: Path, tmp_path: Path) -> None:
+    """And PyTorch has the length of their steps, which are longer than what was asked for."""
+    made = tmp_path / "exports" / "onnx-fp32-100ms"
+    shutil.copytree(exported, made)
+    weights = checkpoint.weights_sha256(f"{place}/bundle")
+    assert compare.is_export(str(made), weights) and not compare.is_export(str(made), "0" * 64)
+    args = argparse.Namespace(bundle=f"{place}/bundle", export=[], to=["onnx"], precision=["fp32"], chunk_ms=[100],
+                              out=str(tmp_path), json=True)  # fmt: skip
+    found = compare.candidates(args, weights)
+    assert [str(one.candidate) for one in found] == ["torch fp32 at 120 ms", "onnx fp32 at 120 ms"]
+    assert [one.folder for one in found] == [f"{place}/bundle", str(made)] and not any(one.reason for one in found)
+    (made / "encoder.onnx").write_bytes(b"cut")
+    assert not compare.is_export(str(made), weights)  # it is made again
+    (made / "encoder.onnx").unlink()
+    assert not compare.is_export(str(made), weights)
 
 
 def test_a_step_is_not_a_chunk_late(bundle: Bundle, place: Path) -> None:

@@ -63,6 +63,12 @@ def best_score(logp_tv: np.ndarray, ids: list[int]) -> float:
     return float(max(scores[-2:]))
 
 
+def test_audio_of_no_frame_cannot_be_aligned(aligner: Bundle, hum: np.ndarray) -> None:
+    for samples in (0, 100):
+        with pytest.raises(CannotAlign, match="fewer encoder frames"):
+            word_times(aligner, hum[:samples], "a cat")
+
+
 @pytest.mark.parametrize("text", [*TEXTS, "a a a cat cat"])
 def test_words_lie_where_the_best_path_has_their_tokens(aligner: Bundle, hum: np.ndarray, text: str) -> None:
     model, tokenizer = aligner.model, aligner.tokenizer

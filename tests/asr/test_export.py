@@ -141,9 +141,67 @@ def test_a_vocabulary_of_another_model_and_a_newer_version_are_refused(
     (tmp_path / "onnx/export.json").write_text(json.dumps(facts | {"version": 2}))
     with pytest.raises(ValueError, match=r"is an export of version 2, this program reads 1"):
         runtimes.open_listener(str(tmp_path / "onnx"))
-    (tmp_path / "onnx/export.json").write_text(json.dumps(facts | {"vocab": {"size": 9, "fingerprint": "0" * 12}}))
+    (tmp_path / "onnx/export.json").write_text(
+        json.dumps(facts | {"vocab": facts["vocab"] | {"fingerprint": "0" * 12}})
+    )
     with pytest.raises(ValueError, match=r"vocab\.model: is not the vocabulary"):
         runtimes.open_listener(str(tmp_path / "onnx"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["traits", "step_frames"], 0, "its traits cannot be"),
+        (["traits", "step_frames"], 18, "cannot run it"),  # a multiple, but not what the graph takes
+        (["traits", "reduction"], 0, "reduction is 0"),
+        (["traits", "tail_frames"], 10**9, "tail_frames is 1000000000"),
+        (["traits", "start_token"], -1, "start_token is -1"),
+        (["traits", "kind"], "ctc", "cannot run it"),
+        (["traits"], None, "expected keys with values"),
+        (["runtime"], "x", "its runtime cannot be"),
+        (["vocab"], [], "its vocab cannot be"),
+        (["vocab", "size"], 3, "its vocab cannot be"),
+        (["mean_f"], [0.0], "its mean_f cannot be"),
+        (["frontend", "mels"], 80, "its mean_f cannot be"),
+        (["encoder_state", 0, 1], [10**7, 10**7], "its encoder_state cannot be"),
+        (["encoder_state", 0, 1], [1, 7], "cannot run it"),
+        (["encoder_state", 0], "x", "its encoder_state cannot be"),
+        (["predictor_state"], [], "cannot run it"),
+        (["files"], 3, "its files cannot be"),
+        (["files", "../best/bundle.json"], "0" * 64, "its files cannot be"),
+        (["source"], None, "its source cannot be"),
+    ],
+)
+def test_an_export_json_that_was_edited_is_one_line(
+    folder: Path, tmp_path: Path, path: list, value: object, message: str
+) -> None:
+    shutil.copytree(folder / "onnx", tmp_path / "onnx")
+    facts = json.loads((tmp_path / "onnx/export.json").read_text())
+    inner = facts
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (tmp_path / "onnx/export.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=message) as caught:
+        runtimes.open_listener(str(tmp_path / "onnx"))
+    assert str(caught.value).startswith(f"{tmp_path}/onnx") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("graph", ["encoder.onnx", "predictor.onnx", "joiner.onnx"])
+@pytest.mark.parametrize("data", [b"", b"\0" * 1000, b"another"])
+def test_a_graph_that_is_none_is_one_line(
+    folder: Path, tmp_path: Path, graph: str, data: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its hash is right: somebody made this folder. `another` is a graph that takes something else."""
+    shutil.copytree(folder / "onnx", tmp_path / "onnx")
+    data = (folder / "onnx/frontend.onnx").read_bytes() if data == b"another" else data
+    facts = json.loads((tmp_path / "onnx/export.json").read_text())
+    facts["files"][graph] = hashlib.sha256(data).hexdigest()
+    (tmp_path / "onnx" / graph).write_bytes(data)
+    (tmp_path / "onnx/export.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="onnx cannot run it") as caught:
+        runtimes.open_listener(str(tmp_path / "onnx"))
+    assert "\n" not in str(caught.value) and capfd.readouterr().err == ""
 
 
 def test_an_export_is_for_its_runtime(folder: Path) -> None:

@@ -5,7 +5,10 @@ import dataclasses
 import io
 import itertools
 import json
+import os
+import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,12 @@ from toys import Toy, write_toys
 from asr import checkpoint, frontend, import_bundle, train
 from asr.checkpoint import Bundle
 from asr.greedy import MAX_SYMBOLS
+from asr.recipe import TrainConfig
+from asr.session import identity_of
 from asr.torch_engine import TorchEngine
 from asr.transducer import Transducer
+from configs import load
+from shards.index import open_shards
 from shards.spec import FrontendSpec
 
 SHAPES = {
@@ -255,7 +262,7 @@ def test_files_of_no_tokenizer_are_refused(
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     origin.write_inputs(tmp_path, Shape())
-    (tmp_path / "v-vocab.json").write_text(json.dumps({p: i for i, p in enumerate([*PIECES, "zebra"])}))
+    (tmp_path / "v-vocab.json").write_text(json.dumps({p: i for i, p in enumerate([*PIECES, "é"])}))
     size = len(PIECES)
     assert f"decoder.embed.weight ([{size}, 6], by the config [{size + 1}, 6])" in refusal(tmp_path, capsys)
 
@@ -276,3 +283,86 @@ def imported_to(folder: Path, name: str, seed: int, *more: str) -> str:
     origin.save(folder / "origin.ckpt", origin.state_dict(dataclasses.replace(Shape()), seed))
     assert import_bundle.main(arguments(folder, folder / name, *more)) == 0
     return checkpoint.weights_sha256(str(folder / name))
+
+
+class Payload:
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "plain"])
+def test_what_a_checkpoint_would_run_is_not_run(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    origin.write_inputs(tmp_path, Shape())
+    values, path = {"model": {}, "more": Payload(f"{tmp_path}/ran")}, tmp_path / "origin.ckpt"
+    if form == "plain":
+        path.write_bytes(pickle.dumps(values))
+    else:
+        torch.save(values, path, _use_new_zipfile_serialization=form == "zip")
+    message = refusal(tmp_path, capsys)
+    assert form == "plain" or "holds posix.mkdir beside its weights" in message
+    assert not (tmp_path / "ran").exists() and not recwarn.list
+    if form == "plain":
+        pickle.loads(path.read_bytes())  # noqa: S301, to see that it would
+        assert (tmp_path / "ran").exists()
+
+
+def test_one_bit_turned_over_in_the_weights_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    origin.write_inputs(tmp_path, Shape())
+    data = bytearray((tmp_path / "origin.ckpt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "origin.ckpt").write_bytes(data)
+    assert "cut short or altered (the checksum of its part" in refusal(tmp_path, capsys)
+
+
+def test_parameters_and_halves_are_weights_too(tmp_path: Path, talker: tuple[Path, Arrays, Bundle]) -> None:
+    weights = origin.write_inputs(tmp_path, Shape(), seed=5)
+    tensors = {key: torch.nn.Parameter(torch.from_numpy(value).float()) for key, value in weights.items()}
+    torch.save({"model": tensors}, tmp_path / "origin.ckpt")
+    mine, expected = imported(tmp_path).model.state_dict(), talker[2].model.state_dict()
+    assert all(torch.equal(mine[key], value) for key, value in expected.items())
+    torch.save({"model": {key: value.data.bfloat16() for key, value in tensors.items()}}, tmp_path / "origin.ckpt")
+    imported(tmp_path, "--force")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        lambda tensor: [1.0],
+    ],
+)
+def test_what_is_no_plain_tensor_is_named(
+    change: Callable[[torch.Tensor], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = origin.write_inputs(tmp_path, Shape())
+    tensors = {key: torch.from_numpy(value.astype(np.float32)) for key, value in weights.items()}
+    tensors["encoder.proj.weight"] = change(tensors["encoder.proj.weight"])
+    torch.save({"model": tensors}, tmp_path / "origin.ckpt")
+    assert "encoder.proj.weight is no tensor of floating-point numbers" in refusal(tmp_path, capsys)
+
+
+def test_a_run_is_resumed_with_the_start_token_that_it_began_with(shard_folder: Path, bundle: Bundle) -> None:
+    """Runs that began before there was a choice say nothing of it, and had blank."""
+    shards = open_shards(str(shard_folder))
+    config = TrainConfig(frontend="default")
+    then, now, other = (
+        identity_of(replace(config, model=replace(config.model, **given)), "fp32", bundle.tokenizer, shards, None)
+        for given in ({}, {"start_token": 0}, {"start_token": 2})
+    )
+    assert then == now and "start_token" not in then["config"]["model"]
+    assert load.differences(then, other) == ["config.model.start_token None then, 2 now"]
+
+
+def test_merges_that_were_cut_short_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    origin.write_inputs(tmp_path, Shape())
+    lines = (tmp_path / "v-merges.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "v-merges.txt").write_text("".join(lines[:-2]))
+    assert "has no merge that makes 'sat</w>'" in refusal(tmp_path, capsys)

@@ -11,6 +11,7 @@ from livesite import Reply, Site, encode, entries, hls, playlist, serve
 
 from asr import audio, live_hls, live_http, live_playlist, live_url
 from asr.live_feed import Feed, Gap, Note
+from manifests import web
 
 RATE = 16000
 SECONDS = 5
@@ -242,6 +243,43 @@ def test_a_playlist_cannot_name_files_of_this_machine(
     site.replies["/moved"] = [Reply(status=302, headers={"Location": url})]
     heard = Heard(f"{site.url}/moved")
     assert len(heard.samples) == 0 and heard.error is not None
+
+
+def test_playlists_that_lead_to_each_other_are_refused(site: Site) -> None:
+    for name, other in (("a", "b"), ("b", "a"), ("c", "c")):
+        site.replies[f"/{name}.m3u8"] = [Reply(f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{other}.m3u8\n".encode())]
+    for name in "ac":
+        assert "lead to one another and to no sound" in str(Heard(f"{site.url}/{name}.m3u8").error)
+    assert len(site.asked) < 20
+
+
+def test_a_count_that_jumps_far_is_no_gap_of_years(site: Site, recorded: Path) -> None:
+    """As of an encoder that was started again and counts from the clock: --save-audio would fill the disk."""
+    site.play(recorded)
+    segments = entries((recorded / "a.m3u8").read_text().splitlines())
+    site.replies["/a.m3u8"] = [playlist(segments[:2]), playlist(segments[2:4], 1_764_123_456, ended=True)]
+    heard = Heard(f"{site.url}/a.m3u8")
+    assert heard.error is None and len(heard.samples) > 0
+    assert [gap.why for gap in heard.gaps] == ["the stream began anew"] and heard.gaps[0].missed_s < 60
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7.0), ("\u00b2", None), ("-5", None), ("soon", None), ("Mon, 01 Jan 2001 00:00:00 +9999999", None)],
+)
+def test_a_wait_that_is_none_is_passed_over(value: str, seconds: float | None) -> None:
+    assert web.retry_after_s(value) == seconds
+
+
+def test_an_error_shows_little_of_a_long_line() -> None:
+    for line in (
+        "#EXTINF:" + "9" * 10_000,
+        "#EXT-X-MEDIA-SEQUENCE:" + "x" * 10_000,
+        "#EXTINF:1,\nfile:" + "x" * 10_000,
+    ):
+        with pytest.raises(ValueError) as caught:
+            live_hls.parse(f"#EXTM3U\n{line}\na.ts", "http://h/a.m3u8")
+        assert len(str(caught.value)) < 500
 
 
 def test_an_encrypted_stream_is_refused(site: Site, recorded: Path) -> None:

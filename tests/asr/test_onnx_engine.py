@@ -186,7 +186,10 @@ def test_an_encoder_without_memory_of_its_own_can_be_exported(opened: Open, tmp_
     model = model_of("conformer", options, {"predictor": "stateless", "predictor_context": 1})
     assert not isinstance(model, Ctc)
     ours = TorchEngine(model)
-    theirs = open_export(tmp_path, ours, make_graphs(model, SPEC, step_of(ours)), "onnx", "fp32")
+    graphs = make_graphs(model, SPEC, step_of(ours))
+    with pytest.raises(ValueError, match=r"OpenVINO cannot read the encoder .*; say --to onnx"):
+        files_of({"encoder": graphs.onnx["encoder"]}, "openvino", "fp32")
+    theirs = open_export(tmp_path, ours, graphs, "onnx", "fp32")
     assert len(theirs.encoder_start(1)) == 2 and theirs.predictor_start(2)[1] == ()
     feats_btf = features(2, 40)
     a, _ = ours.encode(feats_btf, ours.encoder_start(2))

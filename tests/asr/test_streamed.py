@@ -89,6 +89,16 @@ def test_delays_are_those_of_the_alignment_and_of_what_was_shown(bundle: Bundle,
     assert len(by_hand.shown_s) > 5 and len(by_hand.first_word_s) == found.timing.aligned == len(sounds)
 
 
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    saved: str, listed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file stands where the folder should be made."""
+    argv = ["--bundle", saved, "--streaming", "--files", f"{listed}/list.tsv", "--out", f"{listed}/list.tsv/out"]
+    assert evaluate.main(argv) == 1
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 1 and "list.tsv" in output.err and output.out == ""
+
+
 def test_utterances_that_cannot_be_aligned_are_counted(bundle: Bundle, saved: str, listed: Path) -> None:
     spoken = of_files(f"{listed}/list.tsv").utterances[:2]
     crowded = Spoken("c", "", "", "", " ".join(["the cat sat on the mat"] * 8), spoken[0].audio)

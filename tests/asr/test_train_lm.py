@@ -265,6 +265,8 @@ def test_a_folder_with_something_else_in_it_is_left_alone(
     assert "training.safetensors: is damaged" in errors(arguments(texts, model, run, "epochs=1", "--resume"), capsys)
     assert train_lm.main(arguments(texts, model, run, "--force", "epochs=1")) == 0
     assert (run / "training.safetensors").read_bytes() == data
+    (run / "best" / "lm.json").unlink()  # what it would name at its end
+    assert "best: is not a language model" in errors(arguments(texts, model, run, "epochs=1", "--resume"), capsys)
     assert (run / "letter.txt").read_text() == "dear"
 
 

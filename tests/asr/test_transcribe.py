@@ -20,9 +20,10 @@ import pytest
 import soundfile
 from livesite import Reply, Site, encode, entries, hls, playlist, serve
 
-from asr import batch, checkpoint, live_http, live_playlist, transcribe
+from asr import batch, checkpoint, live_http, live_playlist, live_screen, transcribe, transcript
 from asr.checkpoint import Bundle
 from asr.recordings import find
+from asr.words import Word
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -136,6 +137,10 @@ def test_a_file_that_cannot_be_read_gets_a_line_and_the_others_go_on(
     ("argv", "error"),
     [
         (["a.wav", "--chunk-ms", "-1"], "--chunk-ms must be 0 or more"),
+        (["a.wav", "--out", ""], "--out is empty"),
+        (["file.wav", "--out", "file.wav/o"], "file.wav/o: Not a directory"),
+        (["a.wav", "--threads", "100000"], "--threads 100000: must be from 1 to 256"),
+        (["a.wav", "--lm-weight", "nan"], "--lm-weight nan: must be from 0 to 10"),
         (["a.wav", "--save-audio", "b.wav"], "--save-audio and --microphone are for"),
         (["mic", "--batch"], "--batch and --chunk-ms 0 are for files"),
         (["mic", "--save-audio", "a.mp3"], "must end in .wav or .flac"),
@@ -154,7 +159,70 @@ def test_what_cannot_be_is_one_line(
     assert code == 1 and error in err.splitlines()[-1]
 
 
+def test_an_error_of_the_system_names_the_file(command: Command) -> None:
+    for many in ((), ("--batch",)):
+        assert "transcribe: /proc/self/mem: Input/output error" in command("/proc/self/mem", *many)[2]
+
+
+@pytest.mark.parametrize("form", ["json", "ctm"])
+def test_a_file_may_have_any_name(folder: Path, tmp_path: Path, command: Command, form: str) -> None:
+    """Also one that is no text, which neither JSON nor a terminal can have."""
+    names = [os.fsdecode(b"\xff\xfe.wav"), "a b.wav", "new\nline.wav", "\u65e5\u672c#1+2?%20.wav"]
+    (tmp_path / "audio").mkdir()
+    for name in names:
+        (tmp_path / "audio" / name).write_bytes((folder / "audio" / "a.wav").read_bytes())
+    code, _, _ = command(tmp_path / "audio", "--format", form, "--out", tmp_path / "out")
+    texts = {path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert code == 0 and len(texts) == 4 and all(texts)
+
+
+def test_a_terminal_that_lacks_letters_gets_escapes(
+    folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "\u65e5.wav").write_bytes((folder / "audio" / "a.wav").read_bytes())
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    code, _, _ = command(tmp_path / "\u65e5.wav", "--format", "json")
+    assert code == 0 and b"\\u65e5.wav" in written.getvalue() and len(written.getvalue().splitlines()) == 1
+
+
+def test_where_standard_output_is_closed_it_says_nothing(folder: Path, tmp_path: Path) -> None:
+    code = "from asr import transcribe; transcribe.command()"
+    argv = [str(folder / "audio" / "a.wav"), "--out", str(tmp_path), "--bundle", str(folder / "bundle")]
+    script = 'exec "$@" >&-'
+    child = subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable, "-c", code, *argv], capture_output=True, timeout=60
+    )
+    assert (child.returncode, child.stderr) == (0, b"") and (tmp_path / "a.txt").read_text() != ""
+
+
 # --- live
+
+
+def test_a_live_transcript_is_in_its_file_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the machine may die; and that the file cannot be written shows before anything is said."""
+    word = Word("hello", 0.1, 0.4, 0.9, 0)
+    monkeypatch.setattr(live_screen, "KEEP_S", 1000.0)
+    kept = live_screen.Kept(str(tmp_path / "a.txt"))
+    assert (tmp_path / "a.txt").read_text() == ""
+    screen = live_screen.Plain(transcript.Text(), kept)
+    screen.show([word], [], True, "")
+    assert (tmp_path / "a.txt").read_text() == "hello\n"
+    screen.show([word], [], True, "")  # too soon after
+    assert (tmp_path / "a.txt").read_text() == "hello\n"
+    monkeypatch.setattr(live_screen, "KEEP_S", 0.0)
+    screen.show([], [], False, "")
+    assert (tmp_path / "a.txt").read_text() == "hello\nhello\n"
+    with pytest.raises(OSError):
+        live_screen.Kept(str(tmp_path / "a.txt" / "b.txt"))
+
+
+def test_what_a_server_says_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "http://h/\x1b]0;title\x07\x1b[2J: is gone\n"
+    live_screen.Plain(transcript.Text(), sys.stdout).note(text)
+    live_screen.Terminal(sys.stdout).note(text)
+    out, err = capsys.readouterr()
+    assert "\x07" not in out + err and "\x1b[2J" not in out + err and "\x1b" not in err
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ def raises(error: BaseException) -> Callable[[argparse.Namespace], None]:
         (OSError(28, "No space left", "/full/a"), 1,
          "/full/a: no space left on the device; free some and repeat the command, it goes on from here"),
         (OSError("timed out"), 1, "timed out"),
+        # what a terminal would obey
+        (ValueError("http://h/\x1b[2J\x07: is gone"), 1, "http://h/\ufffd[2J\ufffd: is gone"),
     ],
 )  # fmt: skip
 def test_what_a_user_can_mend_is_one_line_and_an_exit_code(

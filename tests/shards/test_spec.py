@@ -71,7 +71,7 @@ def test_frames_of_many_utterances_are_counted_at_once(spec: FrontendSpec) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mels": 0}, "mels is 0; it must be 1 or more"),
+        ({"mels": 0}, "mels is 0; it must be from 1 to 4096"),
         ({"hop_samples": 0}, "hop_samples"),
         ({"hop_samples": 401}, "hop_samples <= window_samples"),
         ({"window_samples": 513}, "window_samples <= fft_samples"),
