@@ -7,7 +7,7 @@ from asr import runtimes, stream
 from asr.serving.limits import Limits
 from configs import cli
 
-_PACKAGES = ("starlette", "uvicorn", "websockets")
+_PACKAGES = ("h11", "starlette", "uvicorn", "websockets")
 
 
 def command() -> NoReturn:

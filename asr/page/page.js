@@ -4,6 +4,7 @@ import { Transcript } from "./transcript.js";
 
 const FILE_RATE = 16000, FILE_CHUNK = 3200; // samples a second, and in a message
 const AHEAD_BYTES = 1 << 17; // of a file, handed to the browser before it has sent them
+const DECODED_BYTES = 1 << 25; // of a file that the browser decodes itself; an hour of speech as MP3
 const SMOOTHED = 8; // results that the shown latency is the mean of
 
 const $ = (id) => document.getElementById(id);
@@ -19,6 +20,7 @@ class Session {
     this.times = []; // of what was sent: [seconds of audio to its end, when]
     this.latencies = [];
     this.failed = "";
+    this.stopping = this.left = false;
     const url = new URL("stream", location.href);
     url.protocol = url.protocol.replace("http", "ws");
     this.socket = new WebSocket(url);
@@ -50,6 +52,19 @@ class Session {
     return this.socket.readyState === WebSocket.OPEN;
   }
 
+  // As asked by the user: the end of the sound, and when that has been asked before, or before it began, of it all.
+  stop() {
+    if (this.finish && !this.stopping) {
+      this.stopping = true;
+      this.finish();
+    } else {
+      this.left = true;
+      this.socket.onmessage = null;
+      this.socket.close();
+      this.close({ code: 1000 }); // now: a server that is not there does not answer
+    }
+  }
+
   end() {
     this.say({ type: "end" });
   }
@@ -78,7 +93,7 @@ class Session {
   }
 
   close(event) {
-    if (event.code !== 1000 && !this.failed)
+    if (event.code !== 1000 && !this.failed && !this.left)
       this.failed = event.reason || "The connection to the server is lost; what was not final is missing.";
     transcript.drop();
     this.onrefused(new Error(this.failed));
@@ -92,17 +107,18 @@ async function record() {
   const media = await navigator.mediaDevices.getUserMedia({ audio });
   const context = new AudioContext();
   try {
-    await context.audioWorklet.addModule("recorder.js");
+    await context.audioWorklet.addModule("recorder.js").catch(() => { throw new Error("The server does not answer."); });
     const node = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0 });
-    session = new Session(context.sampleRate, true);
+    const own = session = new Session(context.sampleRate, true);
     await session.started;
     node.port.onmessage = ({ data }) => {
-      if (data === "stopped") return session.end();
-      session.send(data.samples);
+      if (session !== own) return;
+      if (data === "stopped") return own.end();
+      own.send(data.samples);
       level(data.level);
     };
-    session.stop = () => node.port.postMessage("stop");
-    media.getAudioTracks()[0].onended = session.stop; // unplugged, or taken away
+    session.finish = () => node.port.postMessage("stop");
+    media.getAudioTracks()[0].onended = session.finish; // unplugged, or taken away
     context.createMediaStreamSource(media).connect(node);
     look("Listening", true);
     await session.stopped;
@@ -114,6 +130,7 @@ async function record() {
 
 async function play(file) {
   look("Reading the file", true);
+  if (file.size > DECODED_BYTES) return upload(file); // the browser would need gigabytes for its samples
   let sound;
   try {
     sound = await new OfflineAudioContext(1, 1, FILE_RATE).decodeAudioData(await file.arrayBuffer());
@@ -122,7 +139,7 @@ async function play(file) {
   }
   session = new Session(FILE_RATE, false);
   let stopped = false;
-  session.stop = () => { stopped = true; };
+  session.finish = () => { stopped = true; };
   await session.started;
   look("Recognising the file", true);
   for (let from = 0; from < sound.length && !stopped && await session.room(); from += FILE_CHUNK)
@@ -143,8 +160,17 @@ function pcm16(sound, from) {
 
 async function upload(file) {
   const words = hotwords().map((word) => `hotword=${encodeURIComponent(word)}`).join("&");
-  const answer = await fetch(`transcribe?${words}`, { method: "POST", body: file });
-  const found = await answer.json();
+  const broken = new AbortController();
+  session = { stop: () => broken.abort() };
+  look("The server reads the file; words come at its end", true);
+  let answer, found;
+  try {
+    answer = await fetch(`transcribe?${words}`, { method: "POST", body: file, signal: broken.signal });
+    found = await answer.json();
+  } catch {
+    if (broken.signal.aborted) return;
+    throw new Error("The connection to the server is lost, or it refused the file.");
+  }
   if (!answer.ok) throw new Error(found.error);
   transcript.begin();
   transcript.add({ final: found.words, partial: [], endpoint: "", audio_s: found.duration_s });
@@ -162,7 +188,7 @@ async function run(work) {
   } catch (error) {
     $("error").textContent = error.name === "NotAllowedError" ? "The browser was not allowed to use the microphone."
       : error.name === "NotFoundError" ? "There is no microphone." : error.message;
-    $("error").hidden = false;
+    $("error").hidden = session?.left === true;
   } finally {
     session = null;
     level(-60);
@@ -174,6 +200,7 @@ function look(status, busy) {
   $("status").textContent = status;
   $("microphone").textContent = busy ? "Stop" : "Start microphone";
   $("microphone").classList.toggle("on", busy);
+  if (busy && document.activeElement === $("choose")) $("microphone").focus(); // a disabled button takes no keys
   $("choose").disabled = $("hotwords").disabled = busy;
   tools();
 }
@@ -203,7 +230,7 @@ function download(name, text) {
 }
 
 $("microphone").onclick = () => {
-  if ($("microphone").classList.contains("on")) session?.stop?.();
+  if ($("microphone").classList.contains("on")) session?.stop();
   else run(record);
 };
 $("choose").onclick = () => $("file").click();

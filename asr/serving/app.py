@@ -1,6 +1,7 @@
 """The addresses of the server: the page, /stream (WebSocket), /transcribe, /health, /ready and /metrics."""
 
-from urllib.parse import urlsplit
+import re
+from ipaddress import ip_address
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -12,6 +13,8 @@ from starlette.websockets import WebSocket
 
 from asr.serving import live, metrics, page, upload
 from asr.serving.hub import Hub
+
+_LOCAL = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?")
 
 
 def make(hub: Hub) -> Starlette:
@@ -56,7 +59,9 @@ def make(hub: Hub) -> Starlette:
     allowed = Middleware(
         CORSMiddleware, allow_origins=hub.limits.origins, allow_methods=["POST"], allow_headers=["Content-Type"]
     )
-    return Starlette(routes=routes, middleware=[allowed] if hub.limits.origins else [])
+    app = Starlette(routes=routes, middleware=[allowed] if hub.limits.origins else [])
+    app.router.redirect_slashes = False  # it would lead to whatever host the client names
+    return app
 
 
 def _foreign(connection: HTTPConnection, hub: Hub) -> bool:
@@ -64,7 +69,12 @@ def _foreign(connection: HTTPConnection, hub: Hub) -> bool:
     origin = connection.headers.get("origin")
     if origin is None or origin in hub.limits.origins:
         return False
-    return urlsplit(origin).netloc != connection.headers.get("host")
+    host = connection.headers.get("host", "")
+    if origin not in (f"http://{host}", f"https://{host}"):
+        return True
+    address, _ = connection.scope["server"]
+    # the name of another site can be made to lead to this machine (DNS rebinding)
+    return ip_address(address).is_loopback and not _LOCAL.fullmatch(host)
 
 
 def _not_from_here() -> Response:

@@ -1,6 +1,7 @@
 """What comes over a WebSocket becomes samples: PCM16 as it is, Opus in Ogg or WebM through FFmpeg as its bytes come."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from typing import IO, Protocol, cast
@@ -13,14 +14,23 @@ from av.audio.frame import AudioFrame
 from asr import audio, ffmpeg
 from asr.engine import Floats
 from asr.serving.hub import Gone
-from asr.serving.limits import Refused, bad
+from asr.serving.limits import Refused, bad, failed
 
 Bring = Callable[[Floats], Awaitable[None]]  # samples to the recogniser; it waits while there is no room
 
 _QUEUED_BYTES = 1 << 17  # half a minute of Opus
+_SILENT_BYTES = 1 << 22  # without a sample in them; FFmpeg takes up to 256 MB of a header's field into memory
 _DEMUXERS = {b"OggS": "ogg", b"\x1a\x45\xdf\xa3": "matroska"}  # by the first bytes of a file
 # What the client sends decides nothing else: no other demuxer, no other codec, no file or address opened.
-_OPTIONS = {"probesize": "32", "analyzeduration": "0", "protocol_whitelist": "none"}
+_OPTIONS = {
+    "probesize": "32",
+    "analyzeduration": "0",
+    "protocol_whitelist": "none",
+    "codec_whitelist": "opus,libopus",
+}
+
+
+log = logging.getLogger("speechmill.serve")
 
 
 class Decoder(Protocol):
@@ -100,9 +110,13 @@ class Opus:
         self._room = asyncio.Event()
         self._pipe.taken = lambda: self._call(self._room.set)
         self._head = b""
+        self._silent_bytes = 0  # since the last sound
         self._done: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
+        self._silent_bytes += len(data)
+        if self._silent_bytes > _SILENT_BYTES:
+            raise bad(f"{_SILENT_BYTES >> 20} MB without a sound in them")
         if self._done is None:
             self._head += data
             if len(self._head) < 4:
@@ -145,6 +159,9 @@ class Opus:
             error = bad(f"the Opus stream cannot be decoded: {text}")
         except (Refused, Gone) as err:
             error = err
+        except Exception:  # whatever else: a stream that waits for this thread must not wait for ever
+            log.exception("an Opus stream has failed")
+            error = failed()
         self._call(lambda: self._over(done, error))
 
     def _over(self, done: "asyncio.Future[None]", error: Exception | None) -> None:
@@ -171,6 +188,7 @@ class Opus:
 
     def _give(self, samples_t: Floats) -> None:
         """From this thread into the event loop, waiting for room there."""
+        self._silent_bytes = 0
         asyncio.run_coroutine_threadsafe(self._brought(samples_t), self._loop).result()
 
     async def _brought(self, samples_t: Floats) -> None:

@@ -69,6 +69,7 @@ class Hub:
         self.rate = listener.spec.sample_rate
         self.closing = asyncio.Event()  # no more is served; streams get their last words
         self._loop = asyncio.get_running_loop()
+        self._starting = asyncio.Lock()
         self._slots = 0
         self._empty = asyncio.Event()
         self._streams: list[Stream] = []
@@ -110,8 +111,9 @@ class Hub:
     @contextlib.asynccontextmanager
     async def begin(self, hotwords: Sequence[str]) -> AsyncIterator[Stream]:
         """A stream; it is given up at the end of the block. Raises Refused for hotwords that cannot be."""
-        try:  # hundreds of hotwords take a while
-            state = await asyncio.to_thread(stream.start, self.listener, (*self._hotwords, *hotwords))
+        try:  # hundreds of hotwords take 30 ms of Python: one at a time, or the model waits for many threads
+            async with self._starting if hotwords else contextlib.nullcontext():
+                state = await asyncio.to_thread(stream.start, self.listener, (*self._hotwords, *hotwords))
         except ValueError as err:
             raise bad(str(err)) from None
         begun = Stream(state)

@@ -11,7 +11,7 @@ from asr.engine import Floats
 from asr.serving import messages
 from asr.serving.decoding import Decoder, Opus, Pcm16
 from asr.serving.hub import Gone, Hub, Stream
-from asr.serving.limits import Refused, bad, idle, stopping, too_long
+from asr.serving.limits import Refused, bad, idle, stopping, too_long, too_slow
 
 _TOO_BIG = 1009  # what the WebSocket library closes with when a message is larger than it may be
 
@@ -42,6 +42,7 @@ async def serve(socket: WebSocket, hub: Hub) -> None:
 class _Connection:
     def __init__(self, socket: WebSocket, hub: Hub) -> None:
         self.socket, self.hub = socket, hub
+        self._until = time.monotonic() + hub.limits.longest_s
 
     async def serve(self) -> None:
         """Raises Refused when the client did not end the stream itself, after the last words."""
@@ -127,6 +128,8 @@ class _Connection:
 
     async def _receive(self, closing: "asyncio.Task[Any]") -> str | bytes:
         """The next message. Raises Refused when none comes, or the server stops; WebSocketDisconnect."""
+        if time.monotonic() > self._until:
+            raise too_slow(self.hub.limits.longest_s)
         coming = asyncio.ensure_future(self.socket.receive())
         try:
             await asyncio.wait([coming, closing], timeout=self.hub.limits.idle_s, return_when=asyncio.FIRST_COMPLETED)

@@ -42,7 +42,7 @@ def start(fields: dict[str, Any]) -> Start:
     form, rate = fields.pop("format", "pcm16"), fields.pop("sample_rate", None)
     words = fields.pop("hotwords", [])
     if fields:
-        raise bad(f"start has {', '.join(map(_short, sorted(fields)))}; it may have format, sample_rate and hotwords")
+        raise bad(f"start has {_short(min(fields))}; it may have format, sample_rate and hotwords")
     if form not in FORMATS:
         raise bad(f"format {_short(form)} is not known; it can be {' or '.join(FORMATS)}")
     if form == "opus" and rate is not None:
@@ -56,6 +56,8 @@ def hotwords(words: Any) -> tuple[str, ...]:
     """Raises Refused for what is no list of few and short phrases."""
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise bad("hotwords must be a list of texts")
+    if any("\ud800" <= character <= "\udfff" for word in words for character in word):
+        raise bad("a hotword has half of a surrogate pair, which is no text")
     if len(words) > HOTWORDS or any(len(word) > HOTWORD_CHARACTERS for word in words):
         raise bad(f"at most {HOTWORDS} hotwords of {HOTWORD_CHARACTERS} characters each")
     return tuple(words)

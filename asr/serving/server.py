@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from asr.serving import app
 from asr.serving.hub import Hub
-from asr.serving.limits import DRAIN_S, MESSAGE_BYTES, Limits
+from asr.serving.limits import CONNECTIONS, DRAIN_S, HEAD_S, MESSAGE_BYTES, UNREAD_S, Limits
 from asr.serving.metrics import Metrics
 from asr.stream import Listener
 
@@ -25,11 +27,64 @@ _SETTINGS: dict[str, Any] = {
     "ws_ping_interval": None,  # its answer waits behind the audio of a client that is held back
     "ws_per_message_deflate": False,  # sound does not get smaller by it
     "lifespan": "off",
-    "log_level": "warning",
+    "log_level": "error",  # what is wrong with a client's request is told to the client
     "access_log": False,  # an address may have hotwords in it
     "server_header": False,
+    "proxy_headers": False,  # nothing here asks who the client is
     "timeout_graceful_shutdown": 5,
 }
+
+
+class _Http(H11Protocol):
+    """HTTP of a client that may dawdle. h11 bounds the head of a request to 64 kB (httptools does not); the head has to
+    come in time, and the answer to be read in time, or the connection is cut."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` tells of every byte that waits
+        if len(self.connections) > CONNECTIONS:
+            transport.abort()
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def _watch(self) -> None:
+        """A body that comes when the answer is out already is as good as no head."""
+        if self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE:
+            self._cut_off("head", HEAD_S)
+        else:
+            self._spare("head")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._cut_off("unread", UNREAD_S)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._spare("unread")
+
+    def _cut_off(self, why: str, after_s: float) -> None:
+        if why not in self._timers:
+            self._timers[why] = self.loop.call_later(after_s, self.transport.abort)
+
+    def _spare(self, why: str) -> None:
+        if timer := self._timers.pop(why, None):
+            timer.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._spare("head")
+        self._spare("unread")
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """What comes before the answer to the handshake would be lost: a client must wait (RFC 6455, section 4.1)."""
+        if self.conn.trailing_data[0] or event.method != b"GET" or event.http_version != b"1.1":
+            self.send_400_response("A WebSocket begins with GET and HTTP/1.1, and waits for the answer.")
+        else:
+            super().handle_websocket_upgrade(event)
 
 
 class _Socket(WebSocketsSansIOProtocol):
@@ -41,6 +96,18 @@ class _Socket(WebSocketsSansIOProtocol):
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
 
+    def handle_ping(self) -> None:
+        """A deaf client's are not answered: the answers would pile up, 12 MB a second (RFC 6455, section 5.5.3)."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # else a refusal is logged as an error of ours
+
     def on_task_complete(self, task: "asyncio.Task[None]") -> None:
         super().on_task_complete(task)
         self.loop.call_later(_ABORT_S, self.transport.abort)
@@ -50,7 +117,7 @@ class Server(uvicorn.Server):
     """`started` is told the port; the server ends after SIGTERM, Ctrl-C or `should_exit`."""
 
     def __init__(self, hub: Hub, started: Callable[[int], None]) -> None:
-        super().__init__(uvicorn.Config(app.make(hub), ws=_Socket, **_SETTINGS))
+        super().__init__(uvicorn.Config(app.make(hub), http=_Http, ws=_Socket, **_SETTINGS))
         self._hub, self._started = hub, started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -81,9 +148,12 @@ def bind(host: str, port: int) -> socket.socket:
     """The server's socket. Raises OSError when the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        bound = socket.create_server((host, port), family=family, backlog=512)
     except OSError as err:
         raise OSError(err.errno, os.strerror(err.errno or 0), f"{host} port {port}") from None
+    # asyncio does so for sockets of its own; without it the second of two results waits 40 ms for the client's ACK
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
 
 
 def run(

@@ -6,6 +6,7 @@ The bytes go to a file without a name, which is gone with the request, whatever 
 import asyncio
 import contextlib
 import tempfile
+import time
 from typing import IO
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from asr import audio, transcript
 from asr.serving import messages
 from asr.serving.hub import Gone, Hub, Stream
-from asr.serving.limits import Refused, bad, idle, stopping, too_long
+from asr.serving.limits import Refused, bad, idle, stopping, too_long, too_slow
 from asr.words import Word
 
 _CHUNK_S = 1.0
@@ -57,7 +58,7 @@ def _asked(request: Request, hub: Hub) -> tuple[str, tuple[str, ...]]:
 
 async def _receive(request: Request, file: IO[bytes], hub: Hub) -> None:
     """Raises Refused when it is too large, or stops coming; ClientDisconnect."""
-    size = 0
+    size, until = 0, time.monotonic() + hub.limits.longest_s
     parts = request.stream()
     while True:
         try:
@@ -70,6 +71,8 @@ async def _receive(request: Request, file: IO[bytes], hub: Hub) -> None:
         size += len(part)
         if size > hub.limits.upload_mb * 1e6:
             raise _too_large(hub)
+        if time.monotonic() > until:
+            raise too_slow(hub.limits.longest_s)
         file.write(part)
     if not size:
         raise bad("the body is empty; it must be the file itself")

@@ -27,10 +27,11 @@ START = {"type": "start", "format": "pcm16", "sample_rate": 16000}
 
 @dataclass
 class Served:
-    """`hub` is the one at work; `port` where it listens."""
+    """`hub` is the one at work; `port` where it listens; `connections` the protocols of all that are open."""
 
     hub: Hub
     port: int
+    connections: set[Any] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -68,7 +69,7 @@ def serve(listener: Listener, limits: Limits) -> Iterator[Served]:
     thread.start()
     assert up.wait(30)
     try:
-        yield Served(at_work[0], bound.getsockname()[1])
+        yield Served(at_work[0], bound.getsockname()[1], at_work[1].server_state.connections)
     finally:
         at_work[1].should_exit = True
         thread.join()

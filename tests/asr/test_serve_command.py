@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from served import START, Served, hear, pcm16, recognised
+from websockets.exceptions import InvalidStatus
 
 import asr.serving
 from asr import checkpoint
@@ -56,6 +57,8 @@ def test_sigterm_gives_streams_their_last_words(
     check_metrics(served.get("/metrics").splitlines())
 
     async def cut_short() -> None:
+        with pytest.raises(InvalidStatus):
+            await served.socket(additional_headers={"Origin": "http://evil.example"})
         async with served.socket() as client, served.socket() as idle:
             await client.send(json.dumps(START))
             await client.send(pcm16(hum))

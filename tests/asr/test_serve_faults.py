@@ -81,7 +81,7 @@ def start(**fields: Any) -> str:
         ([start(format="opus")], "opus takes no sample_rate"),
         ([start(hotwords="Oslo")], "hotwords must be a list of texts"),
         ([start(hotwords=["a"] * 201)], "at most 200 hotwords"),
-        ([start(hotwords=["a" * 201])], "at most 200 hotwords of 200 characters"),
+        ([start(hotwords=["a" * 61])], "at most 200 hotwords of 60 characters"),
         ([start(hotword=["Oslo"])], 'start has "hotword"'),
         ([start(hotwords=["Ω"])], "the vocabulary has no 'Ω'"),
         ([start(), b"\0\0\0"], "3 bytes; pcm16 has two bytes in each sample"),

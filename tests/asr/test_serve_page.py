@@ -118,6 +118,47 @@ def test_a_refusal_is_shown(tab: Tab, served: Served, wav: Path) -> None:
     assert shown(tab, "error") == "no room: 1 of 1 streams are in use; try again later"
 
 
+def test_it_can_do_no_more_than_it_should(tab: Tab, served: Served) -> None:
+    """Were a word able to bring HTML in, its scripts would not run, and it could tell nobody."""
+    refused = tab.run("""(() => {
+      const found = []; document.addEventListener("securitypolicyviolation", e => found.push(e.effectiveDirective));
+      const script = document.createElement("script"); script.textContent = "globalThis.harmed = true";
+      const box = document.getElementById("transcript"); box.append(script);
+      box.insertAdjacentHTML("beforeend", "<b onclick='globalThis.harmed = true'></b><img src=/metrics>");
+      box.querySelector("b").click();
+      return fetch("http://evil.example/").catch(() => new Promise(done => setTimeout(() => done(found))));
+    })()""")
+    assert {d.partition("-")[0] for d in refused} == {"script", "img", "connect"}
+    assert tab.run("globalThis.harmed") is None
+    tab.complaints.clear()
+    tab.asked.clear()
+
+
+def test_a_server_that_is_gone(browser: Tab, listener: Listener) -> None:
+    """That is said, what was final stays, and the microphone is free."""
+    with serve(listener, Limits()) as ours:
+        browser.open(ours.url)
+        browser.run(WATCH)
+        microphone = 'document.getElementById("microphone").click()'
+        browser.run(microphone)
+        browser.until("finals.length > 2")
+    browser.until('document.getElementById("status").textContent === "Ready"')
+    assert shown(browser, "error") == "the server is stopping" and browser.run("rewritten") == 0
+    browser.run(microphone)
+    browser.until('!document.getElementById("error").hidden')
+    assert shown(browser, "error") == "The server does not answer."
+
+
+def test_a_large_file_is_left_to_the_server(tab: Tab, tmp_path: Path) -> None:
+    """Three hours would be gigabytes in the browser."""
+    with (tmp_path / "long.wav").open("wb") as file:
+        file.truncate(40 << 20)
+    choose(tab, tmp_path / "long.wav")
+    tab.until('!document.getElementById("error").hidden')
+    assert "cannot be read as audio" in shown(tab, "error")
+    tab.complaints.clear()  # that the answer was 422
+
+
 @pytest.mark.parametrize("width", [320, 390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_and_can_be_read(tab: Tab, width: int, scheme: str) -> None:

@@ -27,6 +27,7 @@ from websockets.asyncio.client import connect
 
 from asr import checkpoint, export, stream, tokenizer
 from asr.checkpoint import Bundle
+from asr.endpoint import EndpointRules
 from asr.recipe import TrainConfig
 from asr.stream import Listener
 from asr.tokenizer import BLANK, Tokenizer
