@@ -12,8 +12,8 @@ export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 16
 .PHONY: help install demo test test-slow lint format clean-demo
 
 help:
-	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (10 minutes on two cores)"
-	@echo "make test    the test suite (five minutes)"
+	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (12 minutes on two cores)"
+	@echo "make test    the test suite (8 minutes)"
 	@echo "make lint    ruff and mypy"
 
 install: $(VENV)/installed
