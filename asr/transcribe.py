@@ -103,7 +103,7 @@ def _files(args: argparse.Namespace) -> None:
     """One that cannot be read gets a line, and the command fails at the end."""
     found, others = recordings.find(args.inputs)
     if others:
-        print(f"transcribe: {others} other files in these folders are no audio by their names", file=sys.stderr)
+        print(f"transcribe: files that are no audio by their names, left out: {others}", file=sys.stderr)
     outputs = recordings.outputs(found, args.out, transcript.SUFFIXES[args.format]) if args.out else [""] * len(found)
     if not args.out and len(found) > 1 and args.format in ("srt", "vtt"):
         raise ValueError(f"--format {args.format} of {len(found)} files: name a folder for them with --out")

@@ -59,7 +59,7 @@ def words(json_lines: str) -> list[list[tuple[str, float]]]:
 
 def test_a_folder_is_every_audio_file_in_it_in_order(folder: Path, command: Command) -> None:
     code, out, err = command(folder / "audio", "--format", "json")
-    assert code == 0 and err == "transcribe: 1 other files in these folders are no audio by their names\n"
+    assert code == 0 and err == "transcribe: files that are no audio by their names, left out: 1\n"
     names = [json.loads(line)["file"] for line in out.splitlines()]
     assert names == [str(folder / "audio" / name) for name in ("a.wav", "b/a.ogg", "b/c.flac", "z.wav")]
     said = words(out)
