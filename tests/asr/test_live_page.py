@@ -44,6 +44,8 @@ def toylive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     load_all_plugins()
     yield
     sys.path.remove(str(folder))
+    for name in [name for name in sys.modules if name.startswith("yt_dlp_plugins")]:
+        del sys.modules[name]  # or the plugins of another test's folder would not be found
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.lm_config import LmTrainConfig
 from asr.recipe import TrainConfig
 from asr.waveform_config import WaveformConfig
 from configs import load
@@ -137,7 +138,8 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 # The project's own
 
 KINDS: dict[str, type] = {
-    "augment": WaveformConfig, "frontend": FrontendSpec, "sweeps": SweepConfig, "train": TrainConfig,
+    "augment": WaveformConfig, "frontend": FrontendSpec, "lm": LmTrainConfig, "sweeps": SweepConfig,
+    "train": TrainConfig,
 }  # fmt: skip
 FILES = sorted(load.FOLDER.rglob("*.yaml"))
 
