@@ -32,13 +32,19 @@ def locate(uri: str) -> str:
     return uri if storage.is_local(uri) else bundle_cache.fetch(uri)
 
 
+def _instead(folder: str) -> str:
+    if storage.exists(storage.join(folder, "export.json")):
+        return "but an export, for transcribe, serve-asr and evaluate-asr --streaming; give what it was made of"
+    if storage.exists(storage.join(folder, "lm.json")):
+        return "but a language model, for --lm"
+    return "train-asr leaves them as runs/<name>/best and …/last"
+
+
 def read_facts(folder: str) -> dict[str, Any]:
     """bundle.json. The hash of the weights in it is not compared here, see `read_weights`. Raises ValueError."""
     for name in (FACTS, WEIGHTS, VOCAB):
         if not storage.exists(storage.join(folder, name)):
-            raise ValueError(
-                f"{folder}: is not a bundle (no {name}); train-asr leaves them as runs/<name>/best and …/last"
-            )
+            raise ValueError(f"{folder}: is not a bundle (no {name}); {_instead(folder)}")
     try:
         facts = json.loads(storage.read_bytes(storage.join(folder, FACTS)))
         if not isinstance(facts, dict) or "version" not in facts:

@@ -111,6 +111,8 @@ def candidates(args: argparse.Namespace, weights: str) -> list[Made]:
     found = [_exported(storage.absolute(folder), weights, folder) for folder in args.export]
     for chunk_ms in args.chunk_ms if args.to or not args.export else []:
         wanted = [Candidate(chunk_ms, r, p) for r in args.to or ["onnx", "openvino"] for p in args.precision]
+        if not args.to:  # nobody asked for what OpenVINO has not
+            wanted = [one for one in wanted if (one.runtime, one.precision) != ("openvino", "int8")]
         made = [_export(args, candidate, weights) for candidate in wanted if candidate.runtime != "torch"]
         # steps are of whole encoder frames, so that they may be longer than was asked for
         fitted = next((one.candidate.chunk_ms for one in made if not one.reason), chunk_ms)

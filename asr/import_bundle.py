@@ -96,7 +96,9 @@ def read_vocab(vocab_uri: str, merges_uri: str) -> Tokenizer:
         if [ids[piece] for piece in pieces] != list(range(len(pieces))) or len(pieces) <= UNKNOWN:
             raise ValueError("its ids are not 0, 1, 2, … without a gap")
         "".join(pieces).encode()  # which half a surrogate pair is not
-    except (AttributeError, TypeError, ValueError, RecursionError) as err:
+    except (AttributeError, TypeError, RecursionError):
+        raise ValueError(f"{vocab_uri}: is no vocabulary from piece to id (a piece has something else)") from None
+    except ValueError as err:
         raise ValueError(f"{vocab_uri}: is no vocabulary from piece to id ({' '.join(str(err).split())})") from None
     merges = []
     for number, line in enumerate(storage.read_text(merges_uri).splitlines(), 1):
