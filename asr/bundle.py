@@ -12,6 +12,7 @@ from manifests.storefaults import shown
 from shards.spec import FrontendSpec
 
 WEIGHTS, VOCAB, FACTS = bundle_cache.WEIGHTS, bundle_cache.VOCAB, bundle_cache.FACTS
+EXPORT = bundle_cache.EXPORT  # what an exported folder has in the place of FACTS
 NAME = bundle_cache.NAME  # what a file of a bundle may be called
 VERSION = 1
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")  # names of files that are never read as bundles
@@ -33,7 +34,7 @@ def locate(uri: str) -> str:
 
 
 def _instead(folder: str) -> str:
-    if storage.exists(storage.join(folder, "export.json")):
+    if storage.exists(storage.join(folder, EXPORT)):
         return "but an export, for transcribe, serve-asr and evaluate-asr --streaming; give what it was made of"
     if storage.exists(storage.join(folder, "lm.json")):
         return "but a language model, for --lm"

@@ -18,7 +18,7 @@ from asr.engine import Engine, Traits
 from configs.load import build
 from manifests import storage
 
-FACTS = "export.json"
+FACTS = bundle.EXPORT
 VERSION = 1
 KEYS = ("runtime", "precision", "chunk_ms", "traits", "frontend", "vocab", "mean_f", "encoder_state", "predictor_state",
         "files", "source")  # fmt: skip

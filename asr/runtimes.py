@@ -13,7 +13,6 @@ from manifests import storage
 from shards.spec import FrontendSpec
 
 Runtime = Literal["torch", "onnx", "openvino"]
-EXPORT = "export.json"
 MOST_THREADS = 256  # of which no model here has use; ONNX Runtime hung with 100,000
 
 
@@ -31,7 +30,7 @@ def open_listener(
     damaged, or is not for this runtime.
     """
     folder = bundle.locate(uri)
-    if storage.exists(storage.join(folder, EXPORT)):
+    if storage.exists(storage.join(folder, bundle.EXPORT)):
         opened = _exported(uri, folder, runtime, device, threads)
     elif runtime not in (None, "torch"):
         raise ValueError(f"{uri}: is a bundle for --runtime torch; for {runtime} give what export-asr --bundle {uri} "

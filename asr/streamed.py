@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from asr import bundle, checkpoint, emission, runtimes, scoring, stream
+from asr import bundle, checkpoint, emission, scoring, stream
 from asr.emission import Delays
 from asr.scoring import Difference, Report, Scored
 from asr.spoken import Speech, Spoken
@@ -87,7 +87,7 @@ class _One:
 def choose_aligner(bundle_uri: str, aligner: str | None) -> Timing:
     """What will align. Looks at what the bundle says of itself only. Raises ValueError for an aligner that cannot."""
     folder = bundle.locate(aligner or bundle_uri)
-    if not aligner and storage.exists(storage.join(folder, runtimes.EXPORT)):
+    if not aligner and storage.exists(storage.join(folder, bundle.EXPORT)):
         return Timing("", "an exported bundle has no CTC head; name a bundle that has one with --aligner")
     model = bundle.read_facts(folder)["model"]
     if model["kind"] == "ctc" or model["ctc"]:

@@ -11,6 +11,7 @@ from livesite import Reply, Site, entries, hls, playlist, serve
 
 from asr import live_http, live_page, live_playlist, live_url
 from asr.live_feed import Feed, Gap, Note
+from tests.ytdlp_plugins import installed
 
 RATE = 16000
 HTML = {"Content-Type": "text/html; charset=utf-8"}
@@ -34,18 +35,8 @@ class ToyLiveIE(InfoExtractor):
 
 @pytest.fixture(scope="module", autouse=True)
 def toylive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from yt_dlp.plugins import load_all_plugins
-
-    folder = tmp_path_factory.mktemp("plugins")
-    module = folder / "yt_dlp_plugins" / "extractor" / "toylive.py"
-    module.parent.mkdir(parents=True)
-    module.write_text(EXTRACTOR)
-    sys.path.insert(0, str(folder))
-    load_all_plugins()
-    yield
-    sys.path.remove(str(folder))
-    for name in [name for name in sys.modules if name.startswith("yt_dlp_plugins")]:
-        del sys.modules[name]  # or the plugins of another test's folder would not be found
+    with installed(tmp_path_factory.mktemp("plugins"), "toylive", EXTRACTOR):
+        yield
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from pipelines.candidates import Candidate, toy
 from pipelines.corpora import youtube
 from pipelines.youtube import queue, ytdlp
 from pipelines.youtube.queue import Bucket
+from tests.ytdlp_plugins import installed
 
 FREE = "Creative Commons Attribution license (reuse allowed)"
 CAPTIONS = "WEBVTT\n\n00:00.500 --> 00:02.500\n>> A page that speaks,\n\n00:02.500 --> 00:04.000\nand its captions.\n"
@@ -135,18 +136,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module", autouse=True)
 def toytube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from yt_dlp.plugins import load_all_plugins
-
-    folder = tmp_path_factory.mktemp("plugins")
-    module = folder / "yt_dlp_plugins" / "extractor" / "toytube.py"
-    module.parent.mkdir(parents=True)
-    module.write_text(EXTRACTOR)
-    sys.path.insert(0, str(folder))
-    load_all_plugins()
-    yield
-    sys.path.remove(str(folder))
-    for name in [name for name in sys.modules if name.startswith("yt_dlp_plugins")]:
-        del sys.modules[name]  # or the plugins of another test's folder would not be found
+    with installed(tmp_path_factory.mktemp("plugins"), "toytube", EXTRACTOR):
+        yield
 
 
 def mp3(name: str, duration_s: float = 5.0) -> bytes:
