@@ -22,11 +22,11 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from asr import sphere
-from asr.ffmpeg import ffmpeg_text, open_ffmpeg
-from asr.flac import open_flac, stream_info
-from asr.sndfile import open_sndfile, sndfile_text
-from asr.source import TOLERANCE_S, AudioError, Source
+from asr.formats import sphere
+from asr.formats.ffmpeg import ffmpeg_text, open_ffmpeg
+from asr.formats.flac import open_flac, stream_info
+from asr.formats.sndfile import open_sndfile, sndfile_text
+from asr.formats.source import TOLERANCE_S, AudioError, Source
 from manifests import storage
 from manifests.schema import MIX
 from manifests.storefaults import shown

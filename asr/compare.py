@@ -1,6 +1,6 @@
 """compare-runtimes: one table of runtimes, precisions and chunks: error rate, time of each part, latency, memory.
 
-Each measurement is a process of its own (asr/compare_one.py) and one thread; all candidates come in turn, and again
+Each measurement is a process of its own (asr/comparing/one.py) and one thread; all candidates come in turn, and again
 after all have come. A measurement is a file in <out>/parts: the same command goes on with those that are missing.
 """
 
@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 
-from asr import bundle, compare_page, exported
-from asr.compare_result import Candidate, Outcome, outcome
-from asr.spoken import Spoken, add_sources, open_speech
+from asr import bundle
+from asr.comparing import page
+from asr.comparing.result import Candidate, Outcome, outcome
+from asr.engines import exported
+from asr.evaluation.spoken import Spoken, add_sources, open_speech
 from configs import cli
 from manifests import storage
 
@@ -167,7 +169,7 @@ def is_export(folder: str, weights: str) -> bool:
 def _measured(
     args: argparse.Namespace, made: Made, utterances: Sequence[Spoken], repetition: int
 ) -> dict[str, Any] | str:
-    """What asr.compare_one says, now or in an earlier run; a text says why it failed."""
+    """What asr.comparing.one says, now or in an earlier run; a text says why it failed."""
     candidate = made.candidate
     request = {
         "bundle": made.folder, "runtime": candidate.runtime, "chunk_ms": candidate.chunk_ms,
@@ -178,7 +180,7 @@ def _measured(
     if storage.exists(part):
         return dict(json.loads(storage.read_text(part)))
     cli.say(args, f"{candidate}, {repetition + 1} of {args.repeats}")
-    done = subprocess.run([sys.executable, "-m", "asr.compare_one"], input=json.dumps(request), capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "asr.comparing.one"], input=json.dumps(request), capture_output=True,
                           text=True, env=_environment())  # fmt: skip
     if done.returncode:
         return _complaint(done)
@@ -211,11 +213,11 @@ def _outcomes(
 
 def _write(args: argparse.Namespace, outcomes: Sequence[Outcome], about: dict[str, str]) -> None:
     values = {"about": about, "rows": [one.to_json() for one in outcomes]}
-    table = compare_page.markdown(outcomes, about)
+    table = page.markdown(outcomes, about)
     files = {
         "compare.json": json.dumps(values, ensure_ascii=False, indent=1) + "\n",
         "compare.md": table,
-        "compare.html": compare_page.render(outcomes, about),
+        "compare.html": page.render(outcomes, about),
     }
     for name, text in files.items():
         storage.write_text(storage.join(args.out, name), text)

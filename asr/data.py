@@ -18,8 +18,8 @@ from asr.augment import AugmentConfig
 from asr.corpus import Corpus
 from asr.device_frontend import logmel
 from asr.device_waveform import WaveformAugment
+from asr.formats.source import AudioError
 from asr.missing import Missing
-from asr.source import AudioError
 from asr.waveform_recordings import Recordings
 from manifests import storage
 from shards.plan import Plan

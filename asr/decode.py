@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from asr.ctc import Ctc
-from asr.greedy import MAX_SYMBOLS
 from asr.models import Model
+from asr.searching.greedy import MAX_SYMBOLS
 from asr.tokenizer import BLANK
 from asr.transducer import PredictorState, Transducer
 

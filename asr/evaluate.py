@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr import checkpoint, runtimes, score_page, streamed, streamed_report
+from asr import checkpoint, runtimes
 from asr.bundle import locate
 from asr.corpus import Corpus, add_cache, open_cache
 from asr.decode import greedy
+from asr.evaluation import score_page, streamed, streamed_report
+from asr.evaluation.scoring import Scored, count_edits, score
+from asr.evaluation.spoken import add_sources, open_speech
 from asr.models import Model
-from asr.scoring import Scored, count_edits, score
-from asr.spoken import add_sources, open_speech
 from asr.tokenizer import Tokenizer
 from configs import cli
 from manifests import storage

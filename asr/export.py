@@ -11,19 +11,20 @@ from typing import Any, NoReturn, get_args
 import torch
 from torch import nn
 
-from asr import audio, checkpoint, exported, folders
+from asr import audio, checkpoint, folders
 from asr.bundle import VOCAB
 from asr.checkpoint import Bundle
 from asr.engine import Engine, Floats
-from asr.export_graphs import Graphs, make_graphs
-from asr.export_parity import WORDS, Parity, compare
-from asr.export_precision import files_of
-from asr.export_speed import Speed, measure
-from asr.exported import FACTS, Precision, Runtime
-from asr.graph_engine import Graph
+from asr.engines import exported
+from asr.engines.exported import FACTS, Precision, Runtime
+from asr.engines.graph_engine import Graph
+from asr.engines.torch_engine import TorchEngine
+from asr.exporting.graphs import Graphs, make_graphs
+from asr.exporting.parity import WORDS, Parity, compare
+from asr.exporting.precision import files_of
+from asr.exporting.speed import Speed, measure
 from asr.recogniser import Encoder, chunk_of
 from asr.stream import Listener
-from asr.torch_engine import TorchEngine
 from configs import cli
 from manifests import storage
 
@@ -171,10 +172,10 @@ def facts_of(
 
 def open_frontend(folder: str, facts: dict[str, Any]) -> Graph:
     if facts["runtime"] == "onnx":
-        from asr import onnx_engine
+        from asr.engines import onnx_engine
 
         return onnx_engine.open_graph(folder, facts, "frontend")
-    from asr import openvino_engine
+    from asr.engines import openvino_engine
 
     return openvino_engine.open_graph(folder, facts, "frontend")
 

@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from asr import char_bpe, checkpoint, origin_checkpoint
-from asr.char_bpe import Special
+from asr import checkpoint
+from asr.importing import char_bpe, origin_checkpoint
+from asr.importing.char_bpe import Special
 from asr.recipe import TrainConfig
 from asr.tokenizer import Tokenizer
 from asr.transducer import Transducer

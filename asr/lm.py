@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from asr.engine import Floats, Ids, State
-from asr.lm_config import LmConfig
+from asr.language.config import LmConfig
 from asr.tokenizer import BLANK, Tokenizer
 from configs.load import build
 from manifests import storage
@@ -42,7 +42,7 @@ class LanguageModel:
     def __init__(
         self, config: LmConfig, vocab: int, vocab_fingerprint: str, mean_logp: float, tensors: Mapping[str, Floats]
     ) -> None:
-        """`tensors` are named as in asr.lm_model. Raises ValueError for other shapes."""
+        """`tensors` are named as in asr.language.model. Raises ValueError for other shapes."""
         _check_shapes(config, vocab, tensors)
         self.vocab = vocab
         self.vocab_fingerprint = vocab_fingerprint

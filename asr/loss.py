@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asr import kernels
-from asr.kernels import BITS
-from asr.lattice import Points
+from asr.losses import kernels
+from asr.losses.kernels import BITS
+from asr.losses.lattice import Points
 
 Precision = Literal["fp32", "bf16"]
 Reduction = Literal["mean", "sum", "none"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from asr.source import AudioError
+from asr.formats.source import AudioError
 from manifests import storage
 from manifests.storefaults import shown
 from shards.index import ShardFile

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from asr import bundle, lm
 from asr.endpoint import EndpointRules
 from asr.engine import Engine
-from asr.hypotheses import SearchOptions
+from asr.searching.hypotheses import SearchOptions
 from asr.stream import Listener
 from asr.tokenizer import Tokenizer
 from manifests import storage
@@ -52,7 +52,7 @@ def _trained(folder: str, device: str, threads: int) -> Opened:
     import torch
 
     from asr import checkpoint
-    from asr.torch_engine import TorchEngine
+    from asr.engines.torch_engine import TorchEngine
 
     if device != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: PyTorch finds no GPU here; leave it out")
@@ -62,7 +62,7 @@ def _trained(folder: str, device: str, threads: int) -> Opened:
 
 
 def _exported(uri: str, folder: str, runtime: Runtime | None, device: str, threads: int) -> Opened:
-    from asr import exported
+    from asr.engines import exported
 
     facts = exported.read_facts(folder)
     if runtime not in (None, facts["runtime"]):

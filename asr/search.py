@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from asr import beam, greedy
 from asr.engine import Engine, Floats
-from asr.hotwords import Hotwords
-from asr.hypotheses import SearchOptions, SearchState
+from asr.searching import beam, greedy
+from asr.searching.hotwords import Hotwords
+from asr.searching.hypotheses import SearchOptions, SearchState
 
 
 def start(engine: Engine, options: SearchOptions, hotwords: Hotwords | None = None) -> SearchState:

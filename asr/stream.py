@@ -16,8 +16,8 @@ import numpy as np
 from asr import frontend, search
 from asr.endpoint import EndpointRules
 from asr.engine import Engine, Floats, State, closing_frames
-from asr.hotwords import Hotwords
-from asr.hypotheses import SearchOptions, SearchState
+from asr.searching.hotwords import Hotwords
+from asr.searching.hypotheses import SearchOptions, SearchState
 from asr.tokenizer import Tokenizer
 from asr.words import Clock, Word, split, word
 from shards.spec import FrontendSpec

@@ -1,6 +1,6 @@
 """Text to piece ids and back: a sentencepiece model with the transducer's blank at id 0, and how one is trained.
 
-An imported model may have pieces of another kind instead, see asr/char_bpe.py.
+An imported model may have pieces of another kind instead, see asr/importing/char_bpe.py.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 import sentencepiece
 
-from asr import char_bpe
-from asr.char_bpe import CharBpe
+from asr.importing import char_bpe
+from asr.importing.char_bpe import CharBpe
 from manifests import storage
 
 Kind = Literal["bpe", "unigram", "char"]

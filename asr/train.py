@@ -12,15 +12,16 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from asr import alignment, budget, checkpoint, data, memory, preflight, step
+from asr import checkpoint, data
 from asr.averaging import averaged
 from asr.corpus import Corpus, add_cache
 from asr.evaluate import recognise, word_errors
-from asr.health import Health, Lines
-from asr.optimisers import learning_rate
-from asr.ranks import any_rank
-from asr.resume import keep_epoch, save_last, trained_uri
-from asr.session import Session, epoch_plan, prepare
+from asr.training import alignment, budget, memory, preflight, step
+from asr.training.health import Health, Lines
+from asr.training.optimisers import learning_rate
+from asr.training.ranks import any_rank
+from asr.training.resume import keep_epoch, save_last, trained_uri
+from asr.training.session import Session, epoch_plan, prepare
 from configs import cli
 from manifests import storage
 from shards.plan import Plan

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from asr import lm_model, lm_texts
-from asr.health import METRICS, Lines
-from asr.lm_session import BEST, Session, prepare, save
+from asr.language import model as lm_model
+from asr.language import texts as lm_texts
+from asr.language.session import BEST, Session, prepare, save
 from asr.tokenizer import BLANK
+from asr.training.health import METRICS, Lines
 from configs import cli
 from manifests import storage
 

@@ -13,13 +13,15 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from asr import audio, batch, live_url, microphone, recordings, runtimes, transcript
-from asr.live_feed import Feed
-from asr.live_loop import Ear, Heard, listen, stopped_by_signals
-from asr.live_screen import Both, Kept, Plain, Screen, Terminal
-from asr.live_sound import recorder
-from asr.recordings import Recording
+from asr import audio, runtimes
+from asr.live import microphone, url
+from asr.live.feed import Feed
+from asr.live.loop import Ear, Heard, listen, stopped_by_signals
+from asr.live.screen import Both, Kept, Plain, Screen, Terminal
+from asr.live.sound import recorder
 from asr.stream import Listener
+from asr.transcribing import batch, recordings, transcript
+from asr.transcribing.recordings import Recording
 from configs import cli
 from manifests import remote, storage
 
@@ -176,7 +178,7 @@ def _named(args: argparse.Namespace, recording: Recording) -> str:
 def _live(args: argparse.Namespace, heard: Heard) -> None:
     """Until it ends, or Ctrl-C; the transcript so far stays in any case."""
     source = args.inputs[0]
-    name = MIC if source == MIC else live_url.name(source)
+    name = MIC if source == MIC else url.name(source)
     out = storage.join(args.out, f"{name}.{transcript.SUFFIXES[args.format]}") if args.out else ""
     if out and storage.exists(out) and storage.size_bytes(out):
         raise ValueError(f"{out}: is already there; name another folder, for what is live cannot be repeated")
@@ -195,7 +197,7 @@ def _live(args: argparse.Namespace, heard: Heard) -> None:
             overruns = stack.enter_context(microphone.listening(feed, args.microphone))
         else:
             overruns = None
-            live_url.start(source, feed)
+            url.start(source, feed)
         try:
             listen(ear, feed, chunk_samples, screen, sound, heard)
         finally:

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from asr.ctc import ctc_loss
 from asr.loss import transducer_loss
+from asr.losses.pruned_loss import pruned_transducer_loss, warmup_scales
 from asr.model_config import LossConfig, ModelConfig
-from asr.pruned_loss import pruned_transducer_loss, warmup_scales
 from asr.recogniser import DEFAULT_LOSS, Losses, Precision, Recogniser, autocast
 from asr.tokenizer import BLANK
 
@@ -76,7 +76,7 @@ class StatelessPredictor(nn.Module):
 
 
 class SimpleJoiner(nn.Module):
-    """The projections to the vocabulary that say where the pruned loss computes the joint; see asr/pruned_loss.py."""
+    """The projections to the vocabulary that say where losses/pruned_loss.py computes the joint."""
 
     def __init__(self, joint: int, vocab: int) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.hypotheses import Token
+from asr.searching.hypotheses import Token
 from asr.tokenizer import Tokenizer
 
 

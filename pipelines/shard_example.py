@@ -24,7 +24,7 @@ import numpy as np
 import soundfile as sf
 
 from asr import audio
-from asr.flac import HEAD_BYTES, parse_head
+from asr.formats.flac import HEAD_BYTES, parse_head
 from asr.frontend import logmel
 from manifests import storage
 from manifests.schema import Dropped, Utterance

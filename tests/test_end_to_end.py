@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asr.scoring import count_edits
+from asr.evaluation.scoring import count_edits
 from manifests import parquet
 
 MEMORISE = [

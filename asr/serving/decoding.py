@@ -11,8 +11,9 @@ import numpy as np
 import soxr
 from av.audio.frame import AudioFrame
 
-from asr import audio, ffmpeg
+from asr import audio
 from asr.engine import Floats
+from asr.formats import ffmpeg
 from asr.serving.hub import Gone
 from asr.serving.limits import Refused, bad, failed
 

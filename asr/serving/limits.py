@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from asr.hotwords import MAX_CHARACTERS
+from asr.searching.hotwords import MAX_CHARACTERS
 
 CONNECTIONS = 512  # open at once, of any kind; what comes above is cut off (a process may have 1,024 files as a rule)
 HEAD_S = 10.0  # that the head of a request may take

@@ -12,10 +12,11 @@ from typing import IO
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from asr import audio, transcript
+from asr import audio
 from asr.serving import messages
 from asr.serving.hub import Gone, Hub, Stream
 from asr.serving.limits import Refused, bad, idle, stopping, too_long, too_slow
+from asr.transcribing import transcript
 from asr.words import Word
 
 _CHUNK_S = 1.0

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from toys import TEXTS, Toy, row_features, write_toys
 
-from asr import step, train
+from asr import train
 from asr.tokenizer import Tokenizer
+from asr.training import step
 from shards.spec import FrontendSpec
 
 UTTERANCES = 30

@@ -9,7 +9,7 @@ from torch import Tensor
 from asr import stream
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
-from asr.torch_engine import listener_of
+from asr.engines.torch_engine import listener_of
 from asr.words import Word
 
 LENS = [61, 7, 90, 1, 42]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from toys import TEXTS, Toy, row_features, write_toys
 
-from asr import alignment
 from asr.corpus import Corpus
 from asr.ctc import Ctc
 from asr.model_config import ModelConfig
 from asr.tokenizer import BLANK, Tokenizer
+from asr.training import alignment
 from asr.transducer import Transducer
 from shards.index import open_shards
 from shards.spec import FrontendSpec

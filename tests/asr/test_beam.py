@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import beam, beam_ctc, beam_paths, beam_transducer, greedy, search
+from asr import search
 from asr.engine import Floats, Ids, State, Traits
-from asr.hotwords import Hotwords
-from asr.hypotheses import SearchOptions, SearchState
+from asr.searching import beam, beam_ctc, beam_paths, beam_transducer, greedy
+from asr.searching.hotwords import Hotwords
+from asr.searching.hypotheses import SearchOptions, SearchState
 from asr.tokenizer import BLANK, Tokenizer
 
 JOINT = 6

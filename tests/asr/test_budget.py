@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from runs import arguments, make_inputs
 from toys import TEXTS, Toy, row_features, write_toys
 
-from asr import budget, budget_search, memory, step, train
-from asr.budget_search import Trial, largest
+from asr import train
 from asr.data import Batch
-from asr.session import Session, prepare
 from asr.tokenizer import Tokenizer
+from asr.training import budget, budget_search, memory, step
+from asr.training.budget_search import Trial, largest
+from asr.training.session import Session, prepare
 from shards.spec import FrontendSpec
 
 LEAST_S = 15.0

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from asr import checkpoint, tokenizer
 from asr.checkpoint import FACTS, TRAINING_FACTS, TRAINING_TENSORS, VOCAB, WEIGHTS, Bundle
-from asr.optimisers import Optimisers
 from asr.recipe import OptimConfig
 from asr.tokenizer import Tokenizer
+from asr.training.optimisers import Optimisers
 from asr.transducer import Transducer
 from manifests import storage
 

@@ -15,16 +15,17 @@ import pytest
 import soundfile
 from toys import TEXTS
 
-from asr import checkpoint, compare, compare_page, export
+from asr import checkpoint, compare, export
 from asr.checkpoint import Bundle
-from asr.compare_one import TimedEngine, measure, with_chunk
-from asr.compare_result import Candidate, outcome
+from asr.comparing import page as compare_page
+from asr.comparing.one import TimedEngine, measure, with_chunk
+from asr.comparing.result import Candidate, outcome
+from asr.engines.torch_engine import listener_of
+from asr.evaluation.scoring import count_edits
+from asr.evaluation.spoken import Spoken, of_files
+from asr.evaluation.trace import listen
 from asr.model_config import ModelConfig
 from asr.models import make_model
-from asr.scoring import count_edits
-from asr.spoken import Spoken, of_files
-from asr.torch_engine import listener_of
-from asr.trace import listen
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,8 @@ def test_the_same_utterances_are_drawn_each_time() -> None:
 
 def test_measuring_without_pytorch_loads_none() -> None:
     code = (
-        "import sys, asr.compare_one; print([name for name in ('torch', 'torchaudio', 'jiwer') if name in sys.modules])"
+        "import sys, asr.comparing.one\n"
+        "print([name for name in ('torch', 'torchaudio', 'jiwer') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -16,9 +16,9 @@ from asr.augment import AugmentConfig
 from asr.corpus import Corpus, usable
 from asr.data import AHEAD, Batch, Feed
 from asr.device_waveform import WaveformAugment
+from asr.formats.source import AudioError
 from asr.frontend import logmel
 from asr.missing import Missing
-from asr.source import AudioError
 from asr.tokenizer import Tokenizer
 from asr.waveform_config import Level, Noise
 from manifests import storage

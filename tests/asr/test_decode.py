@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asr import decode
 from asr.decode import Token
-from asr.greedy import MAX_SYMBOLS
+from asr.searching.greedy import MAX_SYMBOLS
 from asr.transducer import BLANK, Transducer
 
 MakeModel = Callable[..., Transducer]

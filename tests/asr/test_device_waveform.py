@@ -17,8 +17,8 @@ from asr import device_waveform, rooms, waveform_recordings
 from asr.augment import AugmentConfig
 from asr.device_frontend import logmel
 from asr.device_waveform import WaveformAugment, change, check_waveform
+from asr.formats.source import AudioError
 from asr.recipe import TrainConfig
-from asr.source import AudioError
 from asr.waveform_config import Level, Noise, Reverberation
 from configs import load
 from shards.content import Content

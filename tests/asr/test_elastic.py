@@ -21,8 +21,8 @@ from toys import TEXTS
 
 from asr import token_lengths, train
 from asr.mixing import mix
-from asr.resume import Position
 from asr.tokenizer import Tokenizer
+from asr.training.resume import Position
 from shards.index import open_shards
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}

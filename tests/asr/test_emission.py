@@ -13,12 +13,12 @@ from toys import TEXTS
 
 from asr.checkpoint import Bundle
 from asr.ctc import Ctc
-from asr.emission import CannotAlign, Delays, SpokenWord, of_spans, right_words, word_times
+from asr.evaluation.emission import CannotAlign, Delays, SpokenWord, of_spans, right_words, word_times
+from asr.evaluation.trace import Trace
 from asr.frontend import logmel
 from asr.model_config import ModelConfig
 from asr.stream import Update
 from asr.tokenizer import BLANK
-from asr.trace import Trace
 from asr.transducer import Transducer
 from asr.words import Word
 

@@ -15,8 +15,8 @@ from streams import recognise, rounded
 from asr import stream
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import listener_of
 from asr.stream import Listener, Update
-from asr.torch_engine import listener_of
 from asr.transducer import Transducer
 from asr.words import Word
 

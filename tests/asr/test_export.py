@@ -13,16 +13,17 @@ import pytest
 import soundfile
 
 from asr import bundle as bundles
-from asr import checkpoint, export, exported, runtimes, stream
+from asr import checkpoint, export, runtimes, stream
 from asr.checkpoint import Bundle
 from asr.engine import Floats
-from asr.export_graphs import make_graphs
-from asr.export_parity import Parity, features, synthetic, transcript
+from asr.engines import exported
+from asr.engines.torch_engine import TorchEngine
+from asr.exporting.graphs import make_graphs
+from asr.exporting.parity import Parity, features, synthetic, transcript
 from asr.model_config import ModelConfig
 from asr.models import make_model
 from asr.recogniser import make_encoder
 from asr.stream import Listener
-from asr.torch_engine import TorchEngine
 from manifests import storage
 from shards.spec import FrontendSpec
 
@@ -103,7 +104,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from asr import audio, runtimes, stream
-import asr.onnx_engine, asr.graph_engine
+import asr.engines.onnx_engine, asr.engines.graph_engine
 listener = runtimes.open_listener(sys.argv[1])
 update, state = stream.step(listener, audio.read(sys.argv[2]), stream.start(listener))
 print(" ".join(word.text for word in [*update.final, *stream.finish(listener, state).final]))

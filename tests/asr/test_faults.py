@@ -18,9 +18,9 @@ from asr import data, train
 from asr.corpus import Corpus
 from asr.data import Feed
 from asr.frontend import logmel
-from asr.health import Lines
 from asr.missing import Missing
 from asr.tokenizer import Tokenizer
+from asr.training.health import Lines
 from manifests import parquet
 from shards.cache import Cache
 from shards.index import open_shards

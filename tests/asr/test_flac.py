@@ -9,9 +9,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import asr.flac
+import asr.formats.flac
 from asr import audio
-from asr.flac import parse_head, stream_info
+from asr.formats.flac import parse_head, stream_info
 from manifests import storage
 
 
@@ -87,7 +87,7 @@ def outcome(data: bytes, **stretch: float) -> np.ndarray | str:
 
 def by_libsndfile(data: bytes, **stretch: float) -> np.ndarray | str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asr.flac, "dr_flac", None)
+        patch.setattr(asr.formats.flac, "dr_flac", None)
         return outcome(data, **stretch)
 
 

@@ -24,11 +24,12 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.util.tensor_util import make_ndarray
 from toys import TEXTS
 
-from asr import step, train
-from asr.health import SAMPLES, TAGS, Health, word_under_word
-from asr.resume import Position
-from asr.session import Session, prepare
+from asr import train
 from asr.tokenizer import Tokenizer
+from asr.training import step
+from asr.training.health import SAMPLES, TAGS, Health, word_under_word
+from asr.training.resume import Position
+from asr.training.session import Session, prepare
 
 STEPS_IN_EPOCH = UTTERANCES // 2
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import TEXTS
 
-from asr import hotwords, tokenizer
-from asr.hotwords import ROOT, Hotwords
+from asr import tokenizer
+from asr.searching import hotwords
+from asr.searching.hotwords import ROOT, Hotwords
 from asr.tokenizer import BLANK, Tokenizer
 
 WORDS = ["a", "at", "cat", "cath", "the", "he", "them", "mat", "do", "dog", "on", "an"]

@@ -24,10 +24,10 @@ from toys import Toy, write_toys
 
 from asr import checkpoint, frontend, import_bundle, train
 from asr.checkpoint import Bundle
-from asr.greedy import MAX_SYMBOLS
+from asr.engines.torch_engine import TorchEngine
 from asr.recipe import TrainConfig
-from asr.session import identity_of
-from asr.torch_engine import TorchEngine
+from asr.searching.greedy import MAX_SYMBOLS
+from asr.training.session import identity_of
 from asr.transducer import Transducer
 from configs import load
 from shards.index import open_shards

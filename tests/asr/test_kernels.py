@@ -22,10 +22,10 @@ import torch
 from plain_loss import Case, enumerated_loss, gradients, log_probs, make_case, recursion
 from torch import Tensor
 
-from asr import kernels
-from asr.lattice import NEVER, Points, inside, posteriors_by_scans
 from asr.loss import transducer_loss
-from asr.pruned_loss import band, pruned_transducer_loss
+from asr.losses import kernels
+from asr.losses.lattice import NEVER, Points, inside, posteriors_by_scans
+from asr.losses.pruned_loss import band, pruned_transducer_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -303,7 +303,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from asr import kernels as k
+from asr.losses import kernels as k
 
 ROWS = {"*fp32": 29, "*bf16": 5000}
 JOBS = [(k._row_stats, f"{kind} *fp32 *i64 *fp32 *fp32 *fp32 i32", (vocab, k.BITS, k._block(vocab, k.ROW_BLOCK)))
@@ -333,7 +333,8 @@ def test_all_kernels_compile_to_machine_code_of_gpus_that_are_not_there(tmp_path
 ABSENT = """
 import sys
 import torch
-from asr import kernels, loss, pruned_loss
+from asr import loss
+from asr.losses import kernels, pruned_loss
 
 assert not kernels.available(torch.device("cpu"))
 print(sorted(name for name in sys.modules if name.partition(".")[0] == "triton"))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from asr import audio, mp3
+from asr import audio
+from asr.formats import mp3
 
 RATE = 44100
 NOISE = np.random.default_rng(0)

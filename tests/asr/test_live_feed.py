@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr import audio
-from asr.live_feed import Feed, Gap, Note, Stopped
-from asr.live_loop import Heard, _Speed, stopped_by_signals
-from asr.live_screen import Terminal, fitting, width
-from asr.live_sound import recorder
+from asr.live.feed import Feed, Gap, Note, Stopped
+from asr.live.loop import Heard, _Speed, stopped_by_signals
+from asr.live.screen import Terminal, fitting, width
+from asr.live.sound import recorder
 from asr.words import Word
 
 RATE = 1000

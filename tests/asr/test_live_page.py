@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from livesite import Reply, Site, entries, hls, playlist, serve
 
-from asr import live_http, live_page, live_playlist, live_url
-from asr.live_feed import Feed, Gap, Note
+from asr.live import http as live_http
+from asr.live import page as live_page
+from asr.live import playlist as live_playlist
+from asr.live import url as live_url
+from asr.live.feed import Feed, Gap, Note
 from tests.ytdlp_plugins import installed
 
 RATE = 16000

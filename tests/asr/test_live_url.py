@@ -9,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from livesite import Reply, Site, encode, entries, hls, playlist, serve
 
-from asr import audio, live_hls, live_http, live_playlist, live_url
-from asr.live_feed import Feed, Gap, Note
+from asr import audio
+from asr.live import hls as live_hls
+from asr.live import http as live_http
+from asr.live import playlist as live_playlist
+from asr.live import url as live_url
+from asr.live.feed import Feed, Gap, Note
 from manifests import web
 
 RATE = 16000

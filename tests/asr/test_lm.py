@@ -14,10 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asr import lm, lm_model
+from asr import lm
 from asr.engine import rows
-from asr.lm_config import LmConfig
-from asr.lm_model import LstmLm
+from asr.language import model as lm_model
+from asr.language.config import LmConfig
+from asr.language.model import LstmLm
 from asr.tokenizer import BLANK, Tokenizer
 
 

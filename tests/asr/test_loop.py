@@ -15,9 +15,10 @@ from runs import ONCE, UTTERANCES, arguments, make_inputs, records, steps_of, st
 from safetensors.torch import load_file
 from torch.amp.grad_scaler import GradScaler
 
-from asr import averaging, checkpoint, step, train
-from asr.session import prepare
+from asr import averaging, checkpoint, train
 from asr.tokenizer import Tokenizer
+from asr.training import step
+from asr.training.session import prepare
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ import pytest
 import torch
 from runs import arguments, make_inputs
 
-from asr import memory, step, train
+from asr import train
 from asr.data import Batch
 from asr.recipe import DataConfig
-from asr.session import Session, prepare
 from asr.tokenizer import Tokenizer
+from asr.training import memory, step
+from asr.training.session import Session, prepare
 
 CPU = torch.device("cpu")
 FRAME_S = 0.01

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr import checkpoint, microphone
+from asr import checkpoint
 from asr.checkpoint import Bundle
-from asr.live_feed import Feed
+from asr.live import microphone
+from asr.live.feed import Feed
 
 # A capture device that plays a file. It has no clock: it gives sound as fast as it is asked.
 ALSA = """
@@ -28,7 +29,7 @@ pcm.!default {{ type plug slave.pcm "toymic" }}
 COMMAND = """
 import sys
 from asr import transcribe
-from asr.live_feed import Feed
+from asr.live.feed import Feed
 Feed.__init__.__defaults__ = (2.0,)
 sys.exit(transcribe.main(sys.argv[1:]))
 """
@@ -84,8 +85,8 @@ def test_microphones_are_listed_without_a_bundle(home: Path) -> None:
 
 OPEN = """
 import sys
-from asr import microphone
-from asr.live_feed import Feed
+from asr.live import microphone
+from asr.live.feed import Feed
 for device in sys.argv[1:]:
     try:
         with microphone.listening(Feed(16000), device):

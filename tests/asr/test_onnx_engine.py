@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from asr import exported
 from asr.ctc import Ctc
 from asr.engine import Engine, Floats, State
-from asr.export_graphs import Graphs, make_graphs
-from asr.export_parity import BOUNDS, encoder_states, predictor_states
-from asr.export_precision import files_of
-from asr.exported import Precision, Runtime
+from asr.engines import exported
+from asr.engines.exported import Precision, Runtime
+from asr.engines.torch_engine import TorchEngine
+from asr.exporting.graphs import Graphs, make_graphs
+from asr.exporting.parity import BOUNDS, encoder_states, predictor_states
+from asr.exporting.precision import files_of
 from asr.model_config import ModelConfig
 from asr.models import Model, make_model
 from asr.recogniser import encoder_names
-from asr.torch_engine import TorchEngine
 from manifests import storage
 from shards.spec import FrontendSpec
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.model_config import ModelConfig
-from asr.optimisers import Optimisers, learning_rate
 from asr.recipe import OptimConfig
-from asr.resume import Position
+from asr.training.optimisers import Optimisers, learning_rate
+from asr.training.resume import Position
 from asr.transducer import Transducer
 
 MakeModel = Callable[..., Transducer]

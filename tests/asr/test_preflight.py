@@ -9,10 +9,11 @@ import pytest
 from runs import arguments
 from toys import TEXTS, Toy, write_toys
 
-from asr import audio, preflight, session, tokenizer, train
+from asr import audio, tokenizer, train
 from asr.frontend import logmel
-from asr.session import Session
 from asr.tokenizer import Tokenizer
+from asr.training import preflight, session
+from asr.training.session import Session
 from shards.spec import FrontendSpec
 
 SPEC = FrontendSpec(mels=8)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from plain_loss import Case, delayed, fast_emitting, log_probs, make_case, plain_loss, recursion
 from torch import Tensor
 
-from asr import loss, pruned_loss
-from asr.lattice import inside
+from asr import loss
 from asr.loss import transducer_loss
-from asr.pruned_loss import band, pruned_transducer_loss, warmup_scales
+from asr.losses import pruned_loss
+from asr.losses.lattice import inside
+from asr.losses.pruned_loss import band, pruned_transducer_loss, warmup_scales
 
 RAGGED = {
     "one": ([9], [6]),

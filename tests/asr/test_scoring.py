@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.score_page import render, summary_text
-from asr.scoring import Edits, Scored, align, count_edits, score, tokens
+from asr.evaluation.score_page import render, summary_text
+from asr.evaluation.scoring import Edits, Scored, align, count_edits, score, tokens
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "dé", "ee", "<i>", "文"]), max_size=12)
 TEXTS = st.lists(st.tuples(WORDS, WORDS).map(lambda p: (" ".join(p[0]), " ".join(p[1]))), max_size=12)
@@ -166,7 +166,7 @@ def test_bootstrap_follows_its_seed_and_not_the_order() -> None:
 def test_large_sets_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     results = corpus_of(30, speakers=1)
     whole = score(results).total
-    monkeypatch.setattr("asr.scoring.DRAWS_AT_ONCE", 700)
+    monkeypatch.setattr("asr.evaluation.scoring.DRAWS_AT_ONCE", 700)
     assert score(results).total == whole
 
 

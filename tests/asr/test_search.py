@@ -12,11 +12,11 @@ from streams import walks
 from asr import decode, search
 from asr.ctc import Ctc
 from asr.engine import Floats, closing_frames
-from asr.greedy import MAX_SYMBOLS
-from asr.hypotheses import Hypothesis, SearchOptions, SearchState, Token
+from asr.engines.torch_engine import TorchEngine
 from asr.model_config import ModelConfig
 from asr.models import Model
-from asr.torch_engine import TorchEngine
+from asr.searching.greedy import MAX_SYMBOLS
+from asr.searching.hypotheses import Hypothesis, SearchOptions, SearchState, Token
 from asr.transducer import Transducer
 
 MakeModel = Callable[..., Transducer]

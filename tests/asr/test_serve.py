@@ -18,10 +18,10 @@ from served import Served, opus, pcm16, recognised, serve, spoken, talk
 
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
-from asr.hypotheses import SearchOptions
+from asr.engines.torch_engine import TorchEngine
+from asr.searching.hypotheses import SearchOptions
 from asr.serving.limits import Limits
 from asr.stream import Listener
-from asr.torch_engine import TorchEngine
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ import asr.serving
 from asr import checkpoint
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import TorchEngine
 from asr.serve import main
 from asr.serving import server
 from asr.stream import Listener
-from asr.torch_engine import TorchEngine
 
 COMMAND = [sys.executable, "-c", "from asr.serve import command; command()"]
 

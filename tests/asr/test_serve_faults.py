@@ -22,9 +22,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import TorchEngine
 from asr.serving.limits import QUEUE_S, Limits
 from asr.stream import Listener
-from asr.torch_engine import TorchEngine
 
 NOISE = np.random.default_rng(1).normal(0, 0.1, 16000)
 LIMITS = Limits(streams=3, minutes=0.1, upload_mb=0.25, idle_s=0.4, origins=("https://friend.example",))

@@ -16,10 +16,10 @@ from websockets.exceptions import ConnectionClosed
 
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import TorchEngine
 from asr.serving import server
 from asr.serving.limits import Limits
 from asr.stream import Listener
-from asr.torch_engine import TorchEngine
 
 UPGRADE = (
     b"GET /stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

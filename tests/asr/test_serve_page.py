@@ -12,9 +12,9 @@ from served import Served, recognised, serve
 
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import TorchEngine
 from asr.serving.limits import Limits
 from asr.stream import Listener
-from asr.torch_engine import TorchEngine
 
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
 

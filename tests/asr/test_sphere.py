@@ -9,7 +9,8 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import audio, sphere
+from asr import audio
+from asr.formats import sphere
 
 TALK = np.random.default_rng(7).integers(-(2**15), 2**15, 16000 * 3).astype(np.int16)
 

@@ -15,11 +15,11 @@ from streams import recognise, rounded
 from asr import decode, stream
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import listener_of
 from asr.frontend import logmel
-from asr.greedy import MAX_SYMBOLS
 from asr.model_config import ModelConfig
+from asr.searching.greedy import MAX_SYMBOLS
 from asr.stream import Listener, StreamState
-from asr.torch_engine import listener_of
 from asr.transducer import BLANK, Transducer
 from asr.words import Word
 

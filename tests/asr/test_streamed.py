@@ -11,15 +11,16 @@ import pytest
 import soundfile
 from toys import TEXTS, Toy, flac, write_toys
 
-from asr import checkpoint, emission, evaluate, scoring, streamed
+from asr import checkpoint, evaluate
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import listener_of
+from asr.evaluation import emission, scoring, streamed
+from asr.evaluation.scoring import Scored
+from asr.evaluation.spoken import Speech, Spoken, of_files, of_manifest, of_shards
+from asr.evaluation.streamed import Timing, measure, quiet, quiet_behind
+from asr.evaluation.trace import listen
 from asr.frontend import logmel
-from asr.scoring import Scored
-from asr.spoken import Speech, Spoken, of_files, of_manifest, of_shards
-from asr.streamed import Timing, measure, quiet, quiet_behind
-from asr.torch_engine import listener_of
-from asr.trace import listen
 from asr.transducer import Transducer
 from manifests.schema import Utterance
 

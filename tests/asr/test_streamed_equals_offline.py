@@ -13,9 +13,9 @@ from streams import recognise
 
 from asr import audio, decode, frontend, stream
 from asr.checkpoint import Bundle
+from asr.engines.torch_engine import listener_of
 from asr.frontend import logmel
 from asr.stream import Listener
-from asr.torch_engine import listener_of
 from asr.words import Word
 from shards.spec import FrontendSpec
 

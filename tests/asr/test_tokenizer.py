@@ -10,8 +10,9 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import char_bpe, tokenizer
-from asr.char_bpe import CharBpe, Special
+from asr import tokenizer
+from asr.importing import char_bpe
+from asr.importing.char_bpe import CharBpe, Special
 from asr.tokenizer import BLANK, KINDS, UNKNOWN, Kind, Tokenizer
 
 TEXTS = [

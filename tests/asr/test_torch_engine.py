@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from asr.checkpoint import Bundle
-from asr.torch_engine import TorchEngine
+from asr.engines.torch_engine import TorchEngine
 
 
 def test_threads_that_overlap_leave_the_processors_switches_as_they_were(bundle: Bundle) -> None:

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 from toys import TEXTS
 
-from asr import folders, lm, lm_model, lm_session, lm_texts, train_lm
-from asr.lm_config import LmTrainConfig
-from asr.lm_session import Session
-from asr.lm_texts import LeftOut
+from asr import folders, lm, train_lm
+from asr.language import model as lm_model
+from asr.language import session as lm_session
+from asr.language import texts as lm_texts
+from asr.language.config import LmTrainConfig
+from asr.language.session import Session
+from asr.language.texts import LeftOut
 from asr.tokenizer import BLANK, Tokenizer
 from manifests import parquet
 from manifests.schema import Utterance

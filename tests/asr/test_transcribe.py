@@ -20,9 +20,13 @@ import pytest
 import soundfile
 from livesite import Reply, Site, encode, entries, hls, playlist, serve
 
-from asr import batch, checkpoint, live_http, live_playlist, live_screen, transcribe, transcript
+from asr import checkpoint, transcribe
 from asr.checkpoint import Bundle
-from asr.recordings import find
+from asr.live import http as live_http
+from asr.live import playlist as live_playlist
+from asr.live import screen as live_screen
+from asr.transcribing import batch, transcript
+from asr.transcribing.recordings import find
 from asr.words import Word
 
 Command = Callable[..., tuple[int, str, str]]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import transcript
-from asr.transcript import FORMS, LINE_CHARS, Ctm, Json, JsonLines, Srt, Text, Vtt
+from asr.transcribing import transcript
+from asr.transcribing.transcript import FORMS, LINE_CHARS, Ctm, Json, JsonLines, Srt, Text, Vtt
 from asr.words import Word
 
 FRAME_S = 0.04

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from asr import decode
 from asr.ctc import ctc_loss
+from asr.losses.pruned_loss import pruned_transducer_loss, warmup_scales
 from asr.model_config import LossConfig, ModelConfig
-from asr.pruned_loss import pruned_transducer_loss, warmup_scales
 from asr.transducer import BLANK, Transducer
 
 MakeModel = Callable[..., Transducer]

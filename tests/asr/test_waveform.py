@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr import audio, codecs, rooms
-from asr.source import AudioError
+from asr.formats.source import AudioError
 from asr.waveform import augment
 from asr.waveform_config import (
     Codec,

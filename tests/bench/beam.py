@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from asr import audio, lm, runtimes, search
 from asr.engine import Floats, closing_frames
+from asr.evaluation.scoring import count_edits
 from asr.frontend import logmel
-from asr.hypotheses import SearchOptions, Token
-from asr.scoring import count_edits
+from asr.searching.hypotheses import SearchOptions, Token
 from asr.stream import Listener
 from asr.words import split
 

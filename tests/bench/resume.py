@@ -27,7 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from asr import resume, session, tokenizer, train
+from asr import tokenizer, train
+from asr.training import resume, session
 from configs.load import load
 from shards import index
 from shards.content import Content

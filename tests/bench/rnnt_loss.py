@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from asr.loss import transducer_loss
-from asr.pruned_loss import pruned_transducer_loss
+from asr.losses.pruned_loss import pruned_transducer_loss
 
 BATCH, JOINT = 8, 512
 Inputs = tuple[list[Tensor], list[Tensor], list[Tensor]]

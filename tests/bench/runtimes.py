@@ -23,15 +23,15 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from asr import exported
 from asr.engine import Engine
-from asr.export_graphs import make_graphs
-from asr.export_precision import files_of
-from asr.export_speed import Speed
-from asr.exported import Precision, Runtime
+from asr.engines import exported
+from asr.engines.exported import Precision, Runtime
+from asr.engines.torch_engine import TorchEngine
+from asr.exporting.graphs import make_graphs
+from asr.exporting.precision import files_of
+from asr.exporting.speed import Speed
 from asr.models import Model, make_model
 from asr.recipe import TrainConfig
-from asr.torch_engine import TorchEngine
 from configs.load import load
 from manifests import storage
 from shards.spec import FrontendSpec

@@ -28,10 +28,10 @@ from websockets.asyncio.client import connect
 from asr import checkpoint, export, stream, tokenizer
 from asr.checkpoint import Bundle
 from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import TorchEngine
 from asr.recipe import TrainConfig
 from asr.stream import Listener
 from asr.tokenizer import BLANK, Tokenizer
-from asr.torch_engine import TorchEngine
 from asr.transducer import Transducer
 from configs import cli
 from configs.load import load

@@ -22,8 +22,8 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr.lattice import NEVER, posteriors
 from asr.loss import Precision
+from asr.losses.lattice import NEVER, posteriors
 from asr.model_config import LossConfig
 from asr.recipe import TrainConfig
 from asr.tokenizer import BLANK

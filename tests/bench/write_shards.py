@@ -30,7 +30,7 @@ import torch
 from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter, NumpyFilesWriter
 from lhotse.recipes import prepare_librispeech
 
-import asr.flac
+import asr.formats.flac
 from pipelines import featurize, prepare
 
 REPETITIONS = 3
@@ -111,11 +111,11 @@ def with_ours(root: Path, out: Path, name: str, content: str = "logmel", listen:
 
 
 def without_dr_flac(run: Callable[[], Seconds]) -> Seconds:
-    installed, asr.flac.dr_flac = asr.flac.dr_flac, None
+    installed, asr.formats.flac.dr_flac = asr.formats.flac.dr_flac, None
     try:
         return run()
     finally:
-        asr.flac.dr_flac = installed
+        asr.formats.flac.dr_flac = installed
 
 
 def cpu_s() -> float:

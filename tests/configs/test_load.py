@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.lm_config import LmTrainConfig
+from asr.language.config import LmTrainConfig
 from asr.recipe import TrainConfig
 from asr.waveform_config import WaveformConfig
 from configs import load

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from asr.scoring import Scored, score
+from asr.evaluation.scoring import Scored, score
 from configs import load
 from manifests import storage
 from manifests.schema import Utterance
