@@ -5,13 +5,14 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from asr import checkpoint
 from configs import cli
+from configs.wording import counted
 from manifests import storage
 
 
@@ -61,11 +62,6 @@ def averaged(ema: Ema | None) -> contextlib.AbstractContextManager[None]:
     return ema.applied() if ema is not None else contextlib.nullcontext()
 
 
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="average-bundles", description="The mean of bundles' weights as a bundle.")
     parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="for instance runs/<name>/epoch-0*, which "
@@ -108,7 +104,7 @@ def average(args: argparse.Namespace) -> None:
     checkpoint.settle(out)
     checkpoint.save(out, replace(first, facts=known | facts))
     values = {"bundle": out, "bundles": len(args.bundles)}
-    cli.summary(args, values, f"mean of {len(args.bundles)} bundles: {out}")
+    cli.summary(args, values, f"mean of {counted(len(args.bundles), 'bundle')}: {out}")
 
 
 def _named(uri: str) -> dict[str, str]:

@@ -19,24 +19,17 @@ PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")  # names of files that are ne
 
 
 def locate(uri: str) -> str:
-    """The bundle's folder on this machine: a path as it is, or a copy of what a URL names (see asr.bundle_cache).
-
-    URLs are https://…, s3://…, gs://…, az://… and hf://owner/name[@revision][/folder]. Raises ValueError and OSError
-    of one line.
-    """
+    """The bundle's folder on this machine, see asr.bundle_cache. Raises ValueError and OSError of one line."""
     if uri.lower().endswith(PICKLED) and not (storage.is_local(uri) and storage.is_folder(uri)):
         raise ValueError(f"{shown(uri)}: is no bundle but a checkpoint, which may run any code when it is unpickled; "
                          "import-bundle reads its weights alone and makes a bundle of them")  # fmt: skip
-    if uri.startswith(bundle_cache.HUB):
-        return bundle_cache.from_hub(uri)
-    uri = storage.absolute(uri)
-    return uri if storage.is_local(uri) else bundle_cache.fetch(uri)
+    return bundle_cache.locate(uri, bundle_cache.BUNDLE)
 
 
 def _instead(folder: str) -> str:
     if storage.exists(storage.join(folder, EXPORT)):
         return "but an export, for transcribe, serve-asr and evaluate-asr --streaming; give what it was made of"
-    if storage.exists(storage.join(folder, "lm.json")):
+    if storage.exists(storage.join(folder, bundle_cache.LM_FACTS)):
         return "but a language model, for --lm"
     return "train-asr leaves them as runs/<name>/best and …/last"
 

@@ -1,8 +1,8 @@
 """Bundles of stores, web servers and the Hugging Face hub as folders on this machine, checked by their hashes.
 
-    <cache>/bundles/<sha256 of bundle.json or export.json>/    a whole bundle: that file has the hashes of the others
-    <cache>/bundles/<sha256>.part/                             one that is coming; it goes on from there after a cut
-    <cache>/hub/                                               what huggingface_hub keeps
+    <cache>/bundles/<sha256 of bundle.json, export.json or lm.json>/    a whole one: that file has the others' hashes
+    <cache>/bundles/<sha256>.part/                                      one that is coming; a cut fetch goes on there
+    <cache>/hub/                                                        what huggingface_hub keeps
 
 <cache> is $SPEECHMILL_CACHE, else ~/.cache/speechmill. Any number of processes may ask for a bundle at once.
 """
@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,9 +23,9 @@ from manifests.remote import is_web
 from manifests.storefaults import shown
 from shards import cache
 
-WEIGHTS, VOCAB, FACTS, EXPORT = "weights.safetensors", "vocab.model", "bundle.json", "export.json"
+WEIGHTS, VOCAB, FACTS, EXPORT, LM_FACTS = "weights.safetensors", "vocab.model", "bundle.json", "export.json", "lm.json"
 HUB = "hf://"
-ALTERED = "was cut short or altered since the bundle was written; get it from where it is whole"
+ALTERED = "was cut short or altered since it was written; get it from where it is whole"
 
 _REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 _DIGITS = re.compile("[0-9a-f]{12,64}")
@@ -33,14 +34,40 @@ NAME = re.compile(r"\w[\w.-]*")
 Files = dict[str, str]  # the SHA-256 of each file, or the digits that it begins with
 
 
-def fetch(url: str) -> str:
-    """The local folder of a bundle in a store or on a web server, which is brought here where it is not yet.
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is wanted; one of `facts` is in its folder, and says what the other files are."""
 
-    Raises ValueError for what is no bundle, and OSError for one that cannot be had, or not as its hashes say.
+    name: str
+    facts: tuple[str, ...]
+
+
+BUNDLE, LM = Kind("a bundle", (FACTS, EXPORT)), Kind("a language model", (LM_FACTS,))
+
+
+def locate(uri: str, kind: Kind) -> str:
+    """The folder on this machine: a path as it is, or a copy of what a URL names.
+
+    URLs are https://…, s3://…, gs://…, az://… and hf://owner/name[@revision][/folder]. Raises ValueError for a URL of
+    what is none, and OSError for what cannot be had, or not as its hashes say; of one line.
     """
+    if uri.startswith(HUB):
+        return _from_hub(uri, kind)
+    uri = storage.absolute(uri)
+    return uri if storage.is_local(uri) else _fetch(uri, kind)
+
+
+def fingerprint(folder: str, kind: Kind) -> str:
+    """12 hex digits of all that is in the folder of one. Raises FileNotFoundError."""
+    name = next((name for name in kind.facts if storage.exists(storage.join(folder, name))), kind.facts[0])
+    return hashlib.sha256(storage.read_bytes(storage.join(folder, name))).hexdigest()[:12]
+
+
+def _fetch(url: str, kind: Kind) -> str:
+    """From a store or a web server, where it is not here yet."""
     if is_web(url) and "?" in url:
-        raise ValueError(f"{shown(url)}: a URL with a query names one file; a bundle is a folder of several")
-    name, data = _facts_of(url)
+        raise ValueError(f"{shown(url)}: a URL with a query names one file; {kind.name} is a folder of several")
+    name, data = _facts_of(url, kind)
     files = _files(data, f"{shown(url)}/{name}")
     folder = storage.join(cache.default_folder(), "bundles", hashlib.sha256(data).hexdigest())
     if _is_whole(folder, files):  # also where the cache cannot be written to
@@ -59,24 +86,23 @@ def _is_whole(folder: str, files: Files) -> bool:
     return all(_fits(storage.join(folder, name), start) for name, start in files.items())
 
 
-def _facts_of(url: str) -> tuple[str, bytes]:
-    """The file that says what a bundle is: its name and content."""
-    for name in (FACTS, EXPORT):
+def _facts_of(url: str, kind: Kind) -> tuple[str, bytes]:
+    """The file that says what the others are: its name and content."""
+    for name in kind.facts:
         try:
             return name, storage.read_bytes(storage.join(url, name))
         except FileNotFoundError:
             continue
-    raise _no_bundle(shown(url))
+    raise _not_of(kind, shown(url))
 
 
-def _no_bundle(shown_url: str) -> ValueError:
-    return ValueError(
-        f"{shown_url}: is not a bundle (no {FACTS}, no {EXPORT}); give the URL of the folder in which they are"
-    )
+def _not_of(kind: Kind, shown_url: str) -> ValueError:
+    lacking = ", ".join(f"no {name}" for name in kind.facts)
+    return ValueError(f"{shown_url}: is not {kind.name} ({lacking}); give the URL of the folder in which that is")
 
 
 def _files(data: bytes, where: str) -> Files:
-    """The other files of a bundle. Raises ValueError."""
+    """The other files. Raises ValueError."""
     try:
         facts = json.loads(data)
         files = dict(facts["files"]) if where.endswith(EXPORT) else {WEIGHTS: facts["weights_sha256"]}
@@ -86,7 +112,7 @@ def _files(data: bytes, where: str) -> Files:
             raise ValueError(f"it has no hash of a file {wrong[0]!r}")
     except (KeyError, TypeError, ValueError) as err:
         raise ValueError(
-            f"{where}: is damaged ({' '.join(str(err).split())}); a bundle's file says what its others are"
+            f"{where}: is damaged ({' '.join(str(err).split())}); it should say what the other files are"
         ) from None
     return files
 
@@ -122,8 +148,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def from_hub(uri: str) -> str:
-    """The local folder of a bundle in a Hugging Face repository: hf://owner/name[@revision][/folder].
+def _from_hub(uri: str, kind: Kind) -> str:
+    """From a Hugging Face repository: hf://owner/name[@revision][/folder].
 
     huggingface_hub does the transfer: it resumes, keeps files by content, knows HF_ENDPOINT and HF_TOKEN, and takes the
     copy of last time where the hub is not to be reached. Raises ValueError of one line.
@@ -134,9 +160,9 @@ def from_hub(uri: str) -> str:
                          "hf://owner/name/folder")  # fmt: skip
     repository, revision, folder = match[1], unquote(match[2] or "main"), match[3]
     download = _downloader(uri, repository, folder)
-    name, path = next(((n, p) for n in (FACTS, EXPORT) if (p := download(n, revision, False))), (None, None))
+    name, path = next(((n, p) for n in kind.facts if (p := download(n, revision, False))), (None, None))
     if name is None or path is None:
-        raise _no_bundle(uri)
+        raise _not_of(kind, uri)
     local = os.path.dirname(path)
     # …/snapshots/<commit>/<folder>: all files are of this commit, also when the branch moves meanwhile
     commit = local.removesuffix(f"/{folder}").rpartition("/")[2]

@@ -2,7 +2,7 @@
 
 A bundle holds weights.safetensors (the normalisation is among the weights), vocab.model (sentencepiece) and
 bundle.json (model, feature spec, vocabulary's fingerprint, hash of the weights, what is known of the training).
-`last` has also training.safetensors and training.json. No pickle anywhere.
+`last` has also training.safetensors and training.json, which has the hash of the first. No pickle anywhere.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from shards.spec import FrontendSpec
 
 WEIGHTS, VOCAB, FACTS = bundles.WEIGHTS, bundles.VOCAB, bundles.FACTS
 TRAINING_TENSORS, TRAINING_FACTS = "training.safetensors", "training.json"
+TENSORS_SHA256 = "tensors_sha256"  # in TRAINING_FACTS, beside what training itself writes there
 
 
 @dataclass
@@ -54,7 +55,9 @@ def save(
     }
     files = {WEIGHTS: weights, VOCAB: bundle.tokenizer.model_bytes, FACTS: _json(facts)}
     if training is not None:
-        files |= {TRAINING_TENSORS: save_tensors(training[0]), TRAINING_FACTS: _json(training[1])}
+        tensors = save_tensors(training[0])
+        known = training[1] | {TENSORS_SHA256: hashlib.sha256(tensors).hexdigest()}
+        files |= {TRAINING_TENSORS: tensors, TRAINING_FACTS: _json(known)}
     folders.replace(folder, files | dict(beside))
 
 
@@ -93,10 +96,13 @@ def load_training(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not storage.exists(storage.join(folder, name)):
             raise ValueError(f"{folder}: has no {name}, so no training can go on from it; say --force to start over")
     try:
-        tensors = load_tensors(storage.read_bytes(storage.join(folder, TRAINING_TENSORS)))
         facts = json.loads(storage.read_bytes(storage.join(folder, TRAINING_FACTS)))
         if not isinstance(facts, dict):
             raise ValueError(f"{TRAINING_FACTS} says nothing")
-        return tensors, facts
+        data = storage.read_bytes(storage.join(folder, TRAINING_TENSORS))
+        written = facts.pop(TENSORS_SHA256, None)  # None: by an earlier version
+        if written not in (None, hashlib.sha256(data).hexdigest()):
+            raise ValueError(f"{TRAINING_TENSORS} was cut short or altered since it was written")
+        return load_tensors(data), facts
     except (ValueError, SafetensorError) as err:
         raise ValueError(f"{folder}: is damaged ({err}); say --force in place of --resume to start over") from None

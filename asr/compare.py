@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 from asr import bundle
 from asr.comparing import page
@@ -21,6 +21,7 @@ from asr.comparing.result import Candidate, Outcome, outcome
 from asr.engines import exported
 from asr.evaluation.spoken import Spoken, add_sources, open_speech
 from configs import cli
+from configs.wording import counted
 from manifests import storage
 
 VERSION = 1  # raise it when measurements made before do not compare with those made now
@@ -38,11 +39,6 @@ class Made:
     identity: str  # hash of what is measured
     reason: str = ""
     encoder_chunk: int = 0  # encoder frames that come out together, 0 where the bundle decides
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,7 +83,7 @@ def compare(args: argparse.Namespace) -> None:
                 else:
                     results[made.candidate].append(found)
     outcomes = _outcomes(chosen, reasons, results, utterances)
-    about = {"Bundle": args.bundle, "Speech": f"{speech.name}, {len(utterances):,} utterances",
+    about = {"Bundle": args.bundle, "Speech": f"{speech.name}, {counted(len(utterances), 'utterance')}",
              "Measured": f"{args.repeats} times each in turn, one thread, a process each; {machine()}"}  # fmt: skip
     _write(args, outcomes, about)
 

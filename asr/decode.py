@@ -15,13 +15,7 @@ from asr.searching.greedy import MAX_SYMBOLS
 from asr.tokenizer import BLANK
 from asr.transducer import PredictorState, Transducer
 
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token and the encoder frame, counted from the start of the stream, at which it became certain."""
-
-    id: int
-    frame: int
+Said = tuple[int, int]  # a token, and the encoder frame, counted from the start of the stream, in which it was said
 
 
 @dataclass
@@ -48,7 +42,7 @@ def init_state(model: Model, batch: int) -> DecoderState:
 @torch.inference_mode()
 def greedy_step(
     model: Model, enc_bte: Tensor, lens_b: Tensor, state: DecoderState
-) -> tuple[list[list[Token]], DecoderState]:
+) -> tuple[list[list[Said]], DecoderState]:
     """The new tokens of each stream for the next encoder frames [b, t, e]. What was emitted is never taken back."""
     if isinstance(model, Transducer):
         assert isinstance(state, TransducerState)
@@ -59,10 +53,10 @@ def greedy_step(
 
 def _transducer_step(
     model: Transducer, enc_bte: Tensor, lens_b: Tensor, state: TransducerState
-) -> tuple[list[list[Token]], TransducerState]:
+) -> tuple[list[list[Said]], TransducerState]:
     enc_btj = model.enc_joint(enc_bte)
     predictor = state.predictor
-    tokens: list[list[Token]] = [[] for _ in range(len(enc_bte))]
+    tokens: list[list[Said]] = [[] for _ in range(len(enc_bte))]
     for t in range(enc_bte.shape[1]):
         open_b = t < lens_b
         for _ in range(MAX_SYMBOLS):
@@ -72,25 +66,25 @@ def _transducer_step(
                 break
             predictor = model.advance(best_b, predictor, open_b)
             for stream in open_b.nonzero()[:, 0].tolist():
-                tokens[stream].append(Token(int(best_b[stream]), state.frames + t))
+                tokens[stream].append((int(best_b[stream]), state.frames + t))
     return tokens, TransducerState(predictor, state.frames + enc_bte.shape[1])
 
 
-def _ctc_step(model: Ctc, enc_bte: Tensor, lens_b: Tensor, state: CtcState) -> tuple[list[list[Token]], CtcState]:
+def _ctc_step(model: Ctc, enc_bte: Tensor, lens_b: Tensor, state: CtcState) -> tuple[list[list[Said]], CtcState]:
     frames = enc_bte.shape[1]
     inside_bt = torch.arange(frames, device=lens_b.device) < lens_b[:, None]
     said_bt = torch.cat([state.last_b[:, None], model.logits(enc_bte).argmax(2)], 1)
     new_bt = (said_bt[:, 1:] != said_bt[:, :-1]) & (said_bt[:, 1:] != BLANK) & inside_bt
-    tokens: list[list[Token]] = [[] for _ in range(len(enc_bte))]
+    tokens: list[list[Said]] = [[] for _ in range(len(enc_bte))]
     ids = said_bt[:, 1:].tolist()
     for stream, t in new_bt.nonzero().tolist():
-        tokens[stream].append(Token(ids[stream][t], state.frames + t))
+        tokens[stream].append((ids[stream][t], state.frames + t))
     last_b = said_bt.gather(1, lens_b[:, None].clamp(max=frames))[:, 0]  # a stream that has ended keeps its own
     return tokens, CtcState(last_b, state.frames + frames)
 
 
 @torch.inference_mode()
-def greedy(model: Model, feats_btf: Tensor, lens_b: Tensor) -> list[list[Token]]:
+def greedy(model: Model, feats_btf: Tensor, lens_b: Tensor) -> list[list[Said]]:
     """The tokens of whole utterances from raw (not normalised) features: one long chunk of the streaming call."""
     inside_bt1 = (torch.arange(feats_btf.shape[1], device=feats_btf.device) < lens_b[:, None])[..., None]
     enc_bte, enc_lens_b = model.encode(model.normalise(feats_btf) * inside_bt1, lens_b)

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 from asr import audio, checkpoint, folders
 from asr.bundle import VOCAB
 from asr.checkpoint import Bundle
+from asr.endpoint import EndpointRules
 from asr.engine import Engine, Floats
 from asr.engines import exported
 from asr.engines.exported import FACTS, Precision, Runtime
@@ -26,15 +27,11 @@ from asr.exporting.speed import Speed, measure
 from asr.recogniser import Encoder, chunk_of
 from asr.stream import Listener
 from configs import cli
+from configs.wording import counted
 from manifests import storage
 
 LONGEST_MS = 10_000
 LEAST_AUDIO_S = 1.0
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,8 +88,8 @@ def export(args: argparse.Namespace) -> None:
             storage.write_bytes(storage.join(folder, name), data)
         theirs, graph = exported.open_engine(folder, facts), open_frontend(folder, facts)
     names = {part: [entry[0] for entry in facts[f"{part}_state"]] for part in ("encoder", "predictor")}
-    # without endpoints: where a pause ends a segment depends on the length of a step
-    reference = Listener(ours, bundle.tokenizer, spec)
+    # as people use it: segments end in the same frames, as both have the same chunk
+    reference = Listener(ours, bundle.tokenizer, spec, endpoints=EndpointRules())
     parity = compare(reference, replace(reference, engine=theirs), graph, names, recordings)
     cli.say(args, _shown(parity))
     parity.check(args.precision, allowed)
@@ -181,7 +178,7 @@ def open_frontend(folder: str, facts: dict[str, Any]) -> Graph:
 
 
 def _shown(parity: Parity) -> str:
-    heard = f"{parity.files} recordings" if parity.files else "a synthetic signal, as there is no --audio"
+    heard = counted(parity.files, "recording") if parity.files else "a synthetic signal, as there is no --audio"
     states = [f"{key} {value:.1e}" for key, value in parity.encoder.items()]
     lines = [
         f"features differ by at most {parity.features:.1e}",

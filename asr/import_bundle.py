@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -27,11 +27,6 @@ ORIGIN = "online-speech-recognition"
 PAD, BOS, UNKNOWN = 1, 2, 3  # its ids; blank is 0
 SPECIAL = Special(UNKNOWN, frozenset({0, PAD, BOS}))
 FRONTEND, TRAIN = "frontend.yaml", "train.yaml"  # beside the bundle: the configs for going on from it
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,13 +23,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
+from asr import bundle_cache
 from asr.engine import Floats, Ids, State
 from asr.language.config import LmConfig
 from asr.tokenizer import BLANK, Tokenizer
 from configs.load import build
 from manifests import storage
 
-WEIGHTS, VOCAB, FACTS = "weights.safetensors", "vocab.model", "lm.json"
+WEIGHTS, VOCAB, FACTS = bundle_cache.WEIGHTS, bundle_cache.VOCAB, bundle_cache.LM_FACTS
 VERSION = 1
 
 
@@ -98,8 +99,9 @@ def _sigmoid(x: Floats) -> Floats:
 
 
 def load(uri: str) -> LanguageModel:
-    """The language model in a folder or below a URL. Raises ValueError when it is not whole or not what it says."""
-    uri = storage.absolute(uri)
+    """The language model in a folder or below a URL, of which a copy is kept. Raises ValueError when it is not whole or
+    not what it says, and OSError when it cannot be had."""
+    uri = bundle_cache.locate(uri, bundle_cache.LM)
     facts = _facts(uri)
     tokenizer = Tokenizer.load(storage.join(uri, VOCAB))
     known = facts["vocab"]

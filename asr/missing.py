@@ -85,7 +85,7 @@ class Missing:
 
     def _check(self, position: int) -> None:
         if self.lost.all():
-            raise ValueError(f"{self._files[position].url}: cannot be read, and neither can any other shard")
+            raise ValueError(f"{shown(self._files[position].url)}: cannot be read, and neither can any other shard")
         if self.lost.sum() > self.allowed:
             raise ValueError(f"{shown(self._files[position].url)}: is one of {self.lost.sum()} shards that cannot "
                              f"be read; --max-missing-shards allows {self.allowed}")  # fmt: skip

@@ -52,16 +52,22 @@ def parse(text: str) -> dict[str, float]:
     return weights
 
 
+def check(shards: ShardSet, weights: dict[str, float]) -> None:
+    """Raises ValueError when weights and the corpora in the shards do not fit."""
+    if weights:
+        _check_names(_corpora(shards)[0], weights)
+
+
 def mix(shards: ShardSet, rows: np.ndarray, weights: dict[str, float], temperature: float) -> Mix | None:
     """The mix of these rows of the index; None where each utterance comes exactly once an epoch.
 
-    No weights are 1 for every corpus. Raises ValueError when weights and the corpora in the shards do not fit.
+    No weights are 1 for every corpus. Raises as `check` does, and ValueError for weights that leave nothing.
     """
     if not weights and temperature == 1:
         return None
-    column = shards.table(["corpus"]).column(0).combine_chunks().dictionary_encode()
-    found, group = column.dictionary.to_pylist(), column.indices.to_numpy()
-    _check_names(found, weights)
+    found, group = _corpora(shards)
+    if weights:
+        _check_names(found, weights)
     group = group[rows]
     frames = np.bincount(group, shards.frames[rows], len(found))
     given = np.array([weights.get(name, 1.0) for name in found])
@@ -77,8 +83,14 @@ def mix(shards: ShardSet, rows: np.ndarray, weights: dict[str, float], temperatu
     return Mix(tuple(found), tuple(hours.tolist()), tuple(given.tolist()), tuple(factors.tolist()), group)
 
 
+def _corpora(shards: ShardSet) -> tuple[list[str], np.ndarray]:
+    """Their names, and int [rows] which each utterance is of."""
+    column = shards.table(["corpus"]).column(0).combine_chunks().dictionary_encode()
+    return column.dictionary.to_pylist(), column.indices.to_numpy()
+
+
 def _check_names(found: list[str], weights: dict[str, float]) -> None:
-    unnamed = [name for name in found if weights and name not in weights]
+    unnamed = [name for name in found if name not in weights]
     if unnamed:
         raise ValueError(f"--mix: gives no weight to {', '.join(unnamed)}, which the shards hold; "
                          f"add {','.join(f'{name}=1' for name in unnamed)}, or =0 to leave it out")  # fmt: skip

@@ -1,8 +1,9 @@
 """What a model is made of and what its training minimises; the values are in configs/train/*.yaml."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from configs import ranges
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,10 @@ class ModelConfig:
     start_token: int = 0  # that a predictor is given before the first; 0: blank
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "predictor_layers", "predictor_hidden", "predictor_projection", "predictor_context",
-                     "joint"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("tail_frames", "start_token"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 0 or more")
+        ranges.at_least(1, "model.", self, "embedding", "predictor_layers", "predictor_hidden", "predictor_projection",
+                        "predictor_context", "joint")  # fmt: skip
+        ranges.at_least(0, "model.", self, "tail_frames", "start_token")
+        ranges.below_1("model.", self, "predictor_dropout")
         if self.prune < 0 or self.prune == 1:
             raise ValueError(f"model.prune is {self.prune}; it must be 0 (the exact loss) or 2 and more")
         if self.prune and self.kind == "ctc":
@@ -50,9 +48,7 @@ class LossConfig:
     prune_warmup_steps: int = 2000  # over which the pruned loss takes over from the simple one
 
     def __post_init__(self) -> None:
-        for name in ("ctc_weight", "eps", "fastemit", "delay_penalty", "prune_warmup_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"loss.{name} is {getattr(self, name)}; it must be 0 or more, and finite")
+        ranges.at_least(0, "loss.", self, "ctc_weight", "eps", "fastemit", "delay_penalty", "prune_warmup_steps")
 
 
 def check_together(model: ModelConfig, loss: LossConfig) -> None:

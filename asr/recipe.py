@@ -1,11 +1,11 @@
 """What decides the course of a training; the values are in configs/train/*.yaml."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from asr.augment import AugmentConfig
 from asr.model_config import LossConfig, ModelConfig, check_together
+from configs import ranges
 
 MAX_SEED = 2**32 - 1  # torch takes 64 bits, and a step's seed is made of this, the step and the rank
 MAX_WEIGHT = 1000  # an epoch is held in memory: with a weight of a billion there would be none
@@ -26,15 +26,12 @@ class DataConfig:
     mix_temperature: float = 1.0  # above 1 brings the shares of the corpora nearer to each other
 
     def __post_init__(self) -> None:
-        _at_least("data", self, 1, "batch_examples", "splice", "threads")
-        _above_0("data", self, "batch_s", "max_s", "mix_temperature")
+        ranges.at_least(1, "data.", self, "batch_examples", "splice", "threads")
+        ranges.at_least(0, "data.", self, "token_weight", "splice_s")
+        ranges.above_0("data.", self, "batch_s", "max_s", "mix_temperature")
         _check_weights(self.mix)
-        if not 0 <= self.token_weight < math.inf:
-            raise ValueError(f"data.token_weight is {self.token_weight:g}; it must be 0 or more, and finite")
-        if self.splice > 1 and self.splice_s <= 0:
-            raise ValueError(
-                f"data.splice is {self.splice}, but with data.splice_s {self.splice_s:g} nothing is spliced"
-            )
+        if self.splice > 1 and not self.splice_s:
+            raise ValueError(f"data.splice is {self.splice}, but with data.splice_s 0 nothing is spliced")
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,10 @@ class OptimConfig:
     accumulate: int = 1  # batches of each rank in one step
 
     def __post_init__(self) -> None:
-        _at_least("optim", self, 1, "warmup_steps", "accumulate")
-        _at_least("optim", self, 0, "patience", "min_lr", "weight_decay", "final_lr")
-        _above_0("optim", self, "lr", "clip", "eden_steps", "eden_epochs")
-        for name in ("factor", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optim.{name} is {getattr(self, name):g}; it must be from 0 to below 1")
+        ranges.at_least(1, "optim.", self, "warmup_steps", "accumulate")
+        ranges.at_least(0, "optim.", self, "patience", "min_lr", "weight_decay", "final_lr")
+        ranges.above_0("optim.", self, "lr", "clip", "eden_steps", "eden_epochs")
+        ranges.below_1("optim.", self, "factor", "momentum")
 
 
 @dataclass(frozen=True)
@@ -86,27 +81,12 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        _at_least("", self, 1, "epochs", "log_steps", "save_steps", "dev_epochs")
-        _at_least("", self, 0, "seed", "shortest_first", "keep_epochs")
+        ranges.at_least(1, "", self, "epochs", "log_steps", "save_steps", "dev_epochs")
+        ranges.at_least(0, "", self, "seed", "shortest_first", "keep_epochs")
+        ranges.below_1("", self, "ema")
         check_together(self.model, self.loss)
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema:g}; it must be from 0 to below 1, for instance 0.999")
         if self.seed > MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must be {MAX_SEED} or less")
-
-
-def _at_least(where: str, config: object, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not least <= value < math.inf:
-            finite = ", and finite" if value >= least or value != value else ""
-            raise ValueError(f"{where}{'.' * bool(where)}{name} is {value}; it must be {least} or more{finite}")
-
-
-def _above_0(where: str, config: object, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{where}.{name} is {getattr(config, name):g}; it must be above 0 and finite")
 
 
 def _check_weights(mix: dict[str, float]) -> None:

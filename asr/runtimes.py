@@ -81,9 +81,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a bundle of train-asr (default cpu)")
     parser.add_argument("--threads", type=int, default=1, help="of the model (default 1, the fastest for one stream)")
     parser.add_argument("--beam", type=int, default=1, metavar="N", help="hypotheses at once (default 1: greedy)")
-    parser.add_argument("--lm", metavar="FOLDER", help="language model of train-lm")
+    parser.add_argument("--lm", metavar="FOLDER", help="language model of train-lm, or a URL of one")
     parser.add_argument("--lm-weight", type=float, default=0.3, help="of its log-probabilities (default 0.3)")
-    parser.add_argument("--hotword", action="append", default=[], metavar="PHRASE",
+    parser.add_argument("--hotword", dest="hotwords", action="append", default=[], metavar="PHRASE",
                         help="a word or phrase to listen for; may be given several times")  # fmt: skip
     parser.add_argument(
         "--hotword-boost",

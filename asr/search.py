@@ -44,11 +44,11 @@ def close(state: SearchState) -> SearchState:
 
 
 def common(state: SearchState) -> int:
-    """Tokens at the start that all hypotheses share: no later frame can change them."""
+    """Tokens at the start that all hypotheses share, said in the same frames: no later frame can change them."""
     best, *others = (h.tokens for h in state.hypotheses)
     shared = len(best)
     for tokens in others:
         shared = min(shared, len(tokens))
-        while any(best[i].id != tokens[i].id for i in range(shared)):
+        while any((best[i].id, best[i].frame) != (tokens[i].id, tokens[i].frame) for i in range(shared)):
             shared -= 1
     return shared

@@ -1,18 +1,12 @@
 """serve-asr: a server that recognises speech as it comes, over WebSockets, with a page to try it; files over HTTP."""
 
 import argparse
-from typing import NoReturn
 
 from asr import runtimes, stream
 from asr.serving.limits import Limits
 from configs import cli
 
 _PACKAGES = ("h11", "starlette", "uvicorn", "websockets")
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,12 +41,12 @@ def serve(args: argparse.Namespace) -> None:
         raise ValueError(f"{err.name} is not installed; say pip install 'speechmill[serve]'") from None
     bound = server.bind(args.host, args.port)
     listener = runtimes.from_args(args)
-    stream.start(listener, args.hotword)  # hotwords that cannot be are refused now
+    stream.start(listener, args.hotwords)  # hotwords that cannot be are refused now
     shown = f"[{args.host}]" if ":" in args.host else args.host
 
     def started(port: int) -> None:
         print(f"serve-asr: http://{shown}:{port}/ is ready for {limits.streams} streams", flush=True)
 
-    metrics = server.run(listener, limits, args.hotword, bound, started)
+    metrics = server.run(listener, limits, args.hotwords, bound, started)
     streams = sum(metrics.started.values())
     print(f"serve-asr: stopped after {streams} streams with {metrics.audio_s:.1f} s of audio", flush=True)

@@ -23,13 +23,9 @@ from asr.training.ranks import any_rank
 from asr.training.resume import keep_epoch, save_last, trained_uri
 from asr.training.session import Session, epoch_plan, prepare
 from configs import cli
+from configs.wording import counted
 from manifests import storage
 from shards.plan import Plan
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,7 +95,9 @@ def _run(session: Session, args: argparse.Namespace) -> None:
     # After an error nothing else is waited for: neither transfers that hang nor ranks that are gone. The process ends.
     if session.cache is not None:
         session.cache.close()
-    if session.world > 1:
+    if session.heartbeat is not None:
+        dist.barrier(session.group)
+        session.heartbeat.stop()
         dist.destroy_process_group()
 
 
@@ -214,11 +212,18 @@ def _summary(args: argparse.Namespace, session: Session) -> None:
     bundle = storage.join(session.out, "last" if position.best_wer is None else "best")
     wer = "" if position.best_wer is None else f", best dev WER {position.best_wer:.2%}"
     missing = {"missing_shards": int(session.missing.lost.sum()), "missing_utterances": sum(position.missing)}
-    left_out = "; {missing_utterances:,} times an utterance was left out, {missing_shards} shards cannot be read"
+    left_out = (
+        (
+            f"; {counted(missing['missing_utterances'], 'time')} an utterance was left out, "
+            f"{counted(missing['missing_shards'], 'shard')} cannot be read"
+        )
+        if any(missing.values())
+        else ""
+    )
     values = {"steps": position.total, "epochs": position.epoch, "dev_wer": position.best_wer, "bundle": bundle}
-    cli.summary(args, values | missing, f"{position.epoch} epochs, {position.total:,} steps{wer}; bundle: {bundle}"
-                f"{left_out.format(**missing) if any(missing.values()) else ''}")  # fmt: skip
+    done = f"{counted(position.epoch, 'epoch')}, {counted(position.total, 'step')}"
+    cli.summary(args, values | missing, f"{done}{wer}; bundle: {bundle}{left_out}")
 
 
 if __name__ == "__main__":  # torchrun -m asr.train
-    command()
+    cli.leave(main())

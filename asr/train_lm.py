@@ -4,7 +4,6 @@ import argparse
 import math
 import time
 from dataclasses import asdict
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +19,6 @@ from configs import cli
 from manifests import storage
 
 LEAST_GAIN = 0.002  # nats of a held-out token: an epoch that brings less makes the learning rate smaller
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,11 +29,6 @@ MIC = "mic"
 WHOLE_FILE_S = 600  # --chunk-ms 0 reads in pieces of ten minutes, so that memory stays bounded
 
 
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
-
-
 class _ListMicrophones(argparse.Action):
     """Like --help: needs nothing else."""
 
@@ -90,6 +85,8 @@ def transcribe(args: argparse.Namespace, heard: Heard) -> None:
         raise ValueError("--chunk-ms must be 0 or more")
     if args.out == "":  # as an unset shell variable leaves it
         raise ValueError("--out is empty; name a folder")
+    if MIC in args.inputs and len(args.inputs) > 1:
+        raise ValueError("mic: the microphone is heard alone; leave out mic or the others (a file of this name: ./mic)")
     live = args.inputs == [MIC] or (len(args.inputs) == 1 and remote.is_web(args.inputs[0]))
     if not live and (args.save_audio or args.microphone):
         raise ValueError("--save-audio and --microphone are for `transcribe mic` and, the first, for `transcribe URL`")
@@ -143,7 +140,7 @@ def _one_by_one(args: argparse.Namespace, listener: Listener, found: list[Record
     chunk_samples = round((args.chunk_ms / 1000 or WHOLE_FILE_S) * rate)
     for number, recording in enumerate(found):
         form = transcript.FORMS[args.format](_named(args, recording))
-        ear, error, said = Ear(listener, args.hotword), "", False
+        ear, error, said = Ear(listener, args.hotwords), "", False
         try:
             for samples in audio.stream(recording.uri, rate, chunk_samples):
                 update = ear.hear(samples)
@@ -160,7 +157,7 @@ def _batched(args: argparse.Namespace, listener: Listener, found: list[Recording
     """In their order, as soon as those before them are done."""
     done: dict[int, batch.Result] = {}
     number = 0
-    for result in batch.recognise(listener, [recording.uri for recording in found], args.hotword):
+    for result in batch.recognise(listener, [recording.uri for recording in found], args.hotwords):
         done[result.number] = result
         while number in done:
             form = transcript.FORMS[args.format](_named(args, found[number]))
@@ -184,7 +181,7 @@ def _live(args: argparse.Namespace, heard: Heard) -> None:
         raise ValueError(f"{out}: is already there; name another folder, for what is live cannot be repeated")
     listener = runtimes.from_args(args)
     feed = Feed(listener.spec.sample_rate)
-    ear = Ear(listener, args.hotword)
+    ear = Ear(listener, args.hotwords)
     kept = Kept(out) if out else None
     screen = _screen(args, name, kept)
     chunk_samples = max(1, round(args.chunk_ms / 1000 * feed.sample_rate))
@@ -198,10 +195,13 @@ def _live(args: argparse.Namespace, heard: Heard) -> None:
         else:
             overruns = None
             url.start(source, feed)
+        ended = False
         try:
             listen(ear, feed, chunk_samples, screen, sound, heard)
+            ended = True
         finally:
-            screen.note(heard.summary())
+            if ended or heard.audio_s or heard.missed_s:  # else the error says all there is to say
+                screen.note(heard.summary())
             if overruns is not None and overruns.count:
                 screen.note(f"the sound card lost sound {overruns.count} times")
     if heard.stopped == signal.SIGINT and source == MIC:

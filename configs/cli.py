@@ -2,15 +2,33 @@
 
 import argparse
 import errno
+import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NoReturn
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM has come, and what was at hand is saved. The text says how to go on."""
+
+
+def start(module: str) -> NoReturn:
+    """The process of a command: its module is imported, which takes a second or two, and its `main` called.
+
+    Until the command is at work, Ctrl-C ends it at once, with 130 as later: an exception could come anywhere in what
+    libraries do when they are imported.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as behind a script's `&`
+        signal.signal(signal.SIGINT, _stop)
+    leave(importlib.import_module(module).main())
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(130)
 
 
 def run(body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
@@ -20,6 +38,8 @@ def run(body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentPars
     except TypeError:  # not where there are subcommands
         args = parser.parse_args(argv)
     try:
+        if signal.getsignal(signal.SIGINT) is _stop:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # which raises KeyboardInterrupt
         body(args)
     except Terminated as err:
         return _fail(parser, str(err), code=143)

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,8 @@ Config = TypeVar("Config")
 def load(kind: type[Config], name: str, folder: str, overrides: list[str] | None = None) -> Config:
     """The config `name`: a YAML file by path, or by name from configs/<folder>/.
 
-    `overrides` are `key.sub=value` strings, the value in YAML. Raises ValueError for anything that does not fit.
+    `overrides` are settings as they are typed, `key.sub=value`, the value in YAML. Raises ValueError for anything that
+    does not fit, with the file or the setting that it comes from.
     """
     path = _find(name, folder)
     try:
@@ -28,7 +29,7 @@ def load(kind: type[Config], name: str, folder: str, overrides: list[str] | None
         raise ValueError(f"{path}: expected keys with values, found {values!r}")
     for override in overrides or []:
         _override(values, override)
-    return build(kind, values, str(path))
+    return _build(kind, values, _Place(str(path), tuple(overrides or ())))
 
 
 def names(folder: str) -> list[str]:
@@ -42,10 +43,36 @@ def _find(name: str, folder: str) -> Path:
         return Path(name)
     path = FOLDER / folder / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(
-            f"no config called {name}{_nearest(name, names(folder))}; there are {', '.join(names(folder))}"
-        )
+        known = names(folder)
+        raise ValueError(f"no config called {name}{_meant(name, known)}; there are {', '.join(known)}")
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value stands, and where it comes from."""
+
+    file: str
+    settings: tuple[str, ...] = ()
+    key: str = ""  # "model.joint", "" for all values
+
+    def of(self, name: str) -> "_Place":
+        return replace(self, key=f"{self.key}.{name}" if self.key else name)
+
+    @property
+    def source(self) -> str:
+        for setting in reversed(self.settings):
+            given = setting.partition("=")[0]
+            if f"{self.key}.".startswith(f"{given}.") or f"{given}.".startswith(f"{self.key}."):
+                return f"setting {setting}"
+        return self.file
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.key}" if self.key else self.file
+
+    def fault(self, name: str, text: str) -> ValueError:
+        """For a key that is missing here, or should be."""
+        return ValueError(f"{self.of(name).source}: {self.key}{': ' * bool(self.key)}{text}")
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -65,29 +92,36 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def build(kind: type[Config], values: Any, where: str) -> Config:
     """A dataclass from plain values, nested dataclasses included. Raises ValueError."""
+    return _build(kind, values, _Place(where))
+
+
+def _build(kind: type[Config], values: Any, where: _Place) -> Config:
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected keys with values, found {values!r}")
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise ValueError(f"{where}: unknown key {key}{_nearest(str(key), list(known))}")
+            raise where.fault(str(key), f"unknown key {key}{_nearest(str(key), list(known))}")
     for key, field in known.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if no_default and key not in values:
-            raise ValueError(f"{where}: {key} is missing")
-    built = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
-    return kind(**built)
+            raise where.fault(key, f"{key} is missing")
+    return kind(**{key: _convert(hints[key], value, where.of(key)) for key, value in values.items()})
 
 
 def _nearest(name: str, known: list[str]) -> str:
+    return _meant(name, known) or f" (known: {', '.join(known)})"
+
+
+def _meant(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _convert(hint: Any, value: Any, where: _Place) -> Any:
     if is_dataclass(hint):
-        return build(typing.cast(type, hint), value, where)
+        return _build(typing.cast(type, hint), value, where)
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return _union(hint, value, where)
@@ -103,21 +137,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _union(hint: Any, value: Any, where: str) -> Any:
+def _union(hint: Any, value: Any, where: _Place) -> Any:
     kinds = typing.get_args(hint)
     if value is None and type(None) in kinds:
         return None
     return _convert(next(k for k in kinds if k is not type(None)), value, where)
 
 
-def _literal(hint: Any, value: Any, where: str) -> Any:
+def _literal(hint: Any, value: Any, where: _Place) -> Any:
     choices = typing.get_args(hint)
     if value not in choices:
         raise ValueError(f"{where} is {value!r}; it can be {', '.join(map(str, choices))}")
     return value
 
 
-def _tuple(hint: Any, value: Any, where: str) -> tuple:
+def _tuple(hint: Any, value: Any, where: _Place) -> tuple:
     if not isinstance(value, list | tuple):
         raise ValueError(f"{where} is {value!r}; it takes a list such as [1, 2]")
     element, *rest = typing.get_args(hint)
@@ -126,7 +160,7 @@ def _tuple(hint: Any, value: Any, where: str) -> tuple:
     return tuple(_convert(element, v, where) for v in value)
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: Any, where: _Place) -> float:
     if isinstance(value, str):  # YAML reads 5e-4 as text
         try:
             return float(value)

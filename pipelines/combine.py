@@ -4,13 +4,13 @@ import argparse
 import functools
 import hashlib
 import sys
-from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 
 from asr.tokenizer import Tokenizer
 from configs import cli
+from configs.wording import counted
 from manifests import filters, parquet, schema, storage
 from manifests.schema import DROPPED_SCHEMA
 from pipelines import fingerprint, http, identity, manifest
@@ -18,11 +18,6 @@ from pipelines.manifest import JUDGED, Draft, carry_out, of_rows
 
 STEP = "combine-manifests"
 VERSION = 1  # raise it when the same inputs give other rows
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +54,7 @@ def combine(args: argparse.Namespace, argv: list[str] | None = None) -> None:
     if summary is not None and manifest.is_whole(args.out):
         cli.say(args, f"{args.out}: already done")
     else:
-        cli.say(args, f"{len(rows):,} utterances of {len(args.manifest)} manifests")
+        cli.say(args, f"{counted(len(rows), 'utterance')} of {counted(len(args.manifest), 'manifest')}")
         pieces = _pieces(vocab, rows) if vocab else None
         verdict = manifest.judge(rows, lambda: _fingerprints(args.manifest), limits, args.keep_leaks, pieces)
         # All columns are read only now, and nothing is held longer than needed: a million rows are to fit into 2 GB

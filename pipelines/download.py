@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from configs import cli
+from configs.wording import counted
 from manifests import archive, storage
 from manifests.archive import Received
 from manifests.storefaults import shown
@@ -280,11 +281,11 @@ def _line(task: Task, outcome: Outcome) -> str:
     if received is None:
         return f"{task.archive.name}: another command has fetched it meanwhile"
     checked = "its hash is the published one" if task.archive.published_hash else "no hash was published to check it by"
-    text = f"{task.archive.name}: {received.files:,} files, {size(received.tar_bytes)}, {checked}"
+    text = f"{task.archive.name}: {counted(received.files, 'file')}, {size(received.tar_bytes)}, {checked}"
     if outcome.failures:
         text += f"; {outcome.failures} interruptions"
     for what, count in received.left_out.items():
-        text += f"; left out: {what}, {count:,} times"
+        text += f"; left out: {what}, {counted(count, 'time')}"
     return text
 
 

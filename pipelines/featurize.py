@@ -2,12 +2,13 @@
 
 import argparse
 import math
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 
 from asr.waveform_config import load_config
 from configs import cli, load
+from configs.wording import counted
 from manifests import parquet, storage
 from pipelines import executors, identity, shard_index
 from pipelines.progress import progress
@@ -38,11 +39,6 @@ from shards.spec import FrontendSpec
 
 VERSION = 2  # raise it when the same inputs give other bytes: old results are then refused, not mixed
 PARTS = "parts"  # of unfinished work inside the shard set; below it a folder for each set of inputs
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,7 +88,8 @@ def write_shards(args: argparse.Namespace) -> None:
     if claim.summary is None:
         for name in (index.INDEX, index.STATS):  # whoever reads the set before it is finished is told so
             storage.delete(storage.join(out, name))
-        cli.say(args, f"{len(table):,} utterances, {_hours(table):.2f} h, to {len(shards):,} shards in {out}")
+        what = f"{counted(len(table), 'utterance')}, {_hours(table):.2f} h"
+        cli.say(args, f"{what}, to {counted(len(shards), 'shard')} in {out}")
         _run(table, planned, recipe, args)
         summary = _finish(planned, recipe, claim)
     else:
@@ -101,7 +98,7 @@ def write_shards(args: argparse.Namespace) -> None:
     storage.delete_folder(storage.join(out, PARTS))  # also what was left when a finished run died at this very place
     storage.delete_staged(out)
     lists = f"shards are listed in {storage.join(out, 'urls-<split>.txt')}"
-    cli.summary(args, summary, "\n".join([*shard_index.describe(summary, "utterances"), lists]))
+    cli.summary(args, summary, "\n".join([*shard_index.describe(summary, "utterance"), lists]))
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

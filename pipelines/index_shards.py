@@ -4,7 +4,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,11 +24,6 @@ from shards.spec import FrontendSpec
 
 STEP = "index-shards"
 VERSION = 1  # raise it when the same tars give another index
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,7 +115,7 @@ def _finish(rows: Rows, left_out: Counter[str], spec: FrontendSpec, claim: ident
 
 
 def _describe(summary: dict[str, Any], out: str) -> str:
-    lines = shard_index.describe(summary, "samples")
+    lines = shard_index.describe(summary, "sample")
     for what, count in summary["left_out"].items():
         lines.append(f"left out: {what}: {count:,}")
     lines.append(f"content: {summary['content']}; read the set as {out}")

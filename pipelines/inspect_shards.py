@@ -4,12 +4,13 @@ import argparse
 import difflib
 import json
 from collections import Counter
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from configs import cli
+from configs.wording import counted
 from manifests import storage
 from manifests.storefaults import shown
 from pipelines import dump_utterance, identity, progress, verify_shards
@@ -17,11 +18,6 @@ from shards import index
 from shards.index import ShardSet
 
 SEARCHED = 20_000  # ids that are compared with one that is not there; of more those that begin alike
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,8 +128,9 @@ def _describe(values: dict[str, Any]) -> str:
     lines = [
         f"{values['content']}: {made['mels']} mels, frames of {made['frame_ms']:g} ms, {made['sample_rate']:,} Hz "
         f"(features {made['fingerprint']}, this set {values['fingerprint']})",
-        f"{values['utterances']:,} utterances, {values['hours']:.2f} h, {values['speakers']:,} speakers, in "
-        f"{values['shards']:,} shards of {progress.size(values['bytes'])} together",
+        f"{counted(values['utterances'], 'utterance')}, {values['hours']:.2f} h, "
+        f"{counted(values['speakers'], 'speaker')}, in {counted(values['shards'], 'shard')} of "
+        f"{progress.size(values['bytes'])} together",
     ]
     for title, key in (("split", "splits"), ("corpus", "corpora"), ("language", "languages")):
         rows = [
@@ -147,7 +144,9 @@ def _describe(values: dict[str, Any]) -> str:
     if values["copies"]:
         done = ", ".join(f"{name} {count:,}" for name, count in values["augmentation"].items())
         lines.append(f"{values['copies']:,} of them, {values['copies_hours']:.2f} h, are augmented copies ({done})")
-    each = f"{values['originals']:,} originals and {values['copies']:,} copies" if values["copies"] else "no copies"
+    each = "no copies"
+    if values["copies"]:
+        each = f"{counted(values['originals'], 'original')} and {counted(values['copies'], 'copy', 'copies')}"
     lines.append(f"an epoch is each of the {values['utterances']:,} once ({each}): {values['hours']:.2f} h")
     return "\n".join(lines)
 
@@ -219,7 +218,7 @@ def _verify(args: argparse.Namespace, shards: ShardSet) -> None:
     }  # fmt: skip
     lines = [f"{url}: {fault}" for url, faults in bad.items() for fault in faults] + beside
     well = f"{good['shards']:,} of {len(shards.files):,} shards are as the index says"
-    lines.append(f"{well}: {good['utterances']:,} utterances, {hours:.2f} h")
+    lines.append(f"{well}: {counted(good['utterances'], 'utterance')}, {hours:.2f} h")
     cli.summary(args, values, "\n".join(lines))
     if bad or beside:
         raise ValueError(_mend(shards, list(bad)))

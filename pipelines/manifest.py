@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.wording import counted
 from manifests import filters, parquet, storage
 from manifests import text as normaliser
 from manifests.filters import Limits
@@ -107,7 +108,7 @@ def _nothing_left(dropped: pa.Table) -> str:
     of_it = dropped.filter(pc.equal(dropped["reason"], most["values"]))
     first = of_it.slice(0, 1).to_pylist()[0]
     return (
-        f"none of {len(dropped)} utterances is usable; {most['counts']} of them: {most['values']}, "
+        f"none of {counted(len(dropped), 'utterance')} is usable; {most['counts']} of them: {most['values']}, "
         f"as {first['id']}: {first['detail']}"
     )
 
@@ -136,7 +137,7 @@ def _languages_unknown(rows: pa.Table) -> Iterator[str]:
 def _of_leaks(found: leaks.Leaks) -> Iterator[str]:
     for finding in found.findings:
         if not finding.dropped:
-            number = "1 utterance" if finding.utterances == 1 else f"{finding.utterances:,} utterances"
+            number = counted(finding.utterances, "utterance")
             yield f"reported, not dropped: {finding.what}: {number}, {finding.hours:.3f} h"
     yield from found.warnings
 

@@ -19,11 +19,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, Protocol, cast
 
 import pyarrow as pa
 
 from configs import cli
+from configs.wording import counted
 from manifests import schema, storage
 from manifests import text as manifest_text
 from manifests.filters import from_arguments
@@ -62,11 +63,6 @@ def found() -> dict[str, Corpus]:
     """Every corpus by its name."""
     names = sorted(module.name for module in pkgutil.iter_modules(corpora.__path__))
     return {name: cast(Corpus, importlib.import_module(f"{corpora.__name__}.{name}")) for name in names}
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -227,7 +223,7 @@ def _examine(args: argparse.Namespace, rules: Rules, listed: list[Candidate | Dr
     candidates = sorted(first.values(), key=lambda c: (c.audio, c.offset_s))
     chunks = [candidates[i : i + CHUNK] for i in range(0, len(candidates), CHUNK)]
     what = "listening to" if rules.listen else "reading the headers of"
-    cli.say(args, f"{args.corpus}: {len(listed):,} utterances listed; {what} {len(candidates):,}")
+    cli.say(args, f"{args.corpus}: {counted(len(listed), 'utterance')} listed; {what} {len(candidates):,}")
     parts = [Draft(UTTERANCE_SCHEMA.empty_table(), to_table(dropped, DROPPED_SCHEMA), fingerprint.SCHEMA.empty_table())]
     with progress("listening" if rules.listen else "headers", len(candidates), "utterances") as advance:
         for part in _examined(args, rules, chunks):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs import cli
+from configs.wording import counted
 from manifests import parquet, storage
 from manifests.schema import DROPPED_SCHEMA
 from pipelines.shard_plan import Place, Recipe, Shard, safe_split
@@ -150,13 +151,13 @@ def summary(
     return {"splits": counts, "dropped": reasons, "content": content.name, "fingerprint": spec.fingerprint}
 
 
-def describe(summary: dict[str, Any], rows: str) -> list[str]:
-    """The same as lines for people; `rows` is what the set has a row for: utterances, or samples."""
+def describe(summary: dict[str, Any], row: str) -> list[str]:
+    """The same as lines for people; `row` is what the set has a row for: an utterance, or a sample."""
     table = [
         [split, f"{v['utterances']:,}", f"{v['hours']:.2f}", f"{v['shards']:,}", f"{v['bytes'] / 1e6:,.1f}"]
         for split, v in summary["splits"].items()
     ]
     lines = [cli.table(["split", "utterances", "hours", "shards", "MB"], table)]
     for reason, v in summary["dropped"].items():
-        lines.append(f"dropped: {reason}: {v['utterances']:,} {rows}, {v['hours']:.2f} h (see dropped.parquet)")
+        lines.append(f"dropped: {reason}: {counted(v['utterances'], row)}, {v['hours']:.2f} h (see dropped.parquet)")
     return lines

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from configs.wording import counted
 from manifests import parquet, storage
 from manifests.schema import Dropped, utterances
 from pipelines import identity
@@ -28,8 +29,8 @@ class TooManyQuarantined(ValueError):
 def too_many(count: int, limit: int, audio: str, detail: str) -> TooManyQuarantined:
     where = "" if audio in detail else f"{audio}: "
     return TooManyQuarantined(
-        f"{count:,} utterances could not be read, more than --max-quarantined {limit:,}; the first: {where}{detail}; "
-        "the same command tries them again"
+        f"{counted(count, 'utterance')} could not be read, more than --max-quarantined {limit:,}; the first: "
+        f"{where}{detail}; the same command tries them again"
     )
 
 

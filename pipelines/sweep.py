@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 from configs import cli
+from configs.wording import counted
 from manifests import storage
 from pipelines import sweep_page
 from pipelines.executors import THREADS
@@ -24,11 +25,6 @@ from shards.index import open_shards
 
 RESULT, LOCK = "sweep.json", "sweep.lock"
 _CALL = "import sys; from {module} import main; sys.exit(main())"
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -163,7 +159,7 @@ def _prepare(args: argparse.Namespace, config: SweepConfig, limit: Budget, entri
                      "--vocab", entry.vocab, *entry.model["settings"], f"seed={seed}"]  # fmt: skip
             folder = storage.join(out, "points", f"{entry.point.folder}-seed{seed}")
             hours = entry.model["hours_an_epoch"]
-            run = Run(f"{entry.point.label}", seed, folder, made_of, train, args.dev_shards, minutes, hours)
+            run = Run(entry.point.label, seed, folder, made_of, train, args.dev_shards, minutes, hours)
             entry.runs.append(run)
 
 
@@ -214,7 +210,7 @@ def _check_stale(args: argparse.Namespace, runs: list[Run]) -> None:
     stale = [(run, differing) for run in runs if (differing := run.look())]
     if stale and not args.force:
         what = "; ".join(f"{run.name} ({', '.join(differing)})" for run, differing in stale)
-        raise ValueError(f"{args.out}: {len(stale)} of {len(runs)} trainings there were made otherwise: "
+        raise ValueError(f"{args.out}: {len(stale)} of {counted(len(runs), 'training')} there were made otherwise: "
                          f"{what.replace('config.', '')}; choose another --out, or say --force to train them "
                          "again")  # fmt: skip
     for run, _ in stale:
@@ -230,7 +226,7 @@ def _say_plan(args: argparse.Namespace, config: SweepConfig, entries: list[_Entr
         finished = sum(run.result is not None for run in entry.runs)
         state = "cannot be trained" if entry.reason else f"{finished} of {len(entry.runs)} finished"
         rows.append([entry.point.label, total, share, state])
-    cli.say(args, f"{config.title}: each point is {config.budget} of {config.base}, {args.seeds} seed(s)")
+    cli.say(args, f"{config.title}: each point is {config.budget} of {config.base}, {counted(args.seeds, 'seed')}")
     cli.say(args, cli.table(["point", "parameters", "encoder", "trainings"], rows))
 
 

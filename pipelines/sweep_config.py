@@ -88,7 +88,7 @@ def budget(text: str) -> Budget:
         value = 0.0
     if unit not in UNITS or not 0 < value < float("inf"):
         raise ValueError(f"budget is {text!r}; write, for instance, 11 epochs, 30 hours (of audio) or 20 minutes")
-    if unit == "epochs" and (value != int(value)):
+    if unit == "epochs" and value != int(value):
         raise ValueError(f"budget is {text!r}; it takes a whole number of epochs")
     return Budget(value, unit)
 

@@ -87,16 +87,15 @@ def _or_none(value: float) -> float | None:
 
 def measured(run: str, wer_json: str, hours_an_epoch: float, spent_s: float) -> dict[str, Any]:
     """The result of a training from the folder that train-asr left and the file that evaluate-asr wrote."""
-    position = json.loads(storage.read_bytes(storage.join(run, "last", "training.json")))["position"]
+    training = json.loads(storage.read_bytes(storage.join(run, "last", "training.json")))
     lines = storage.read_text(storage.join(run, "metrics.jsonl")).splitlines()
     records = [json.loads(line) for line in lines if line.endswith("}")]
     losses = [record["loss"] for record in records if "loss" in record]
     report = json.loads(storage.read_bytes(wer_json))
-    epochs = position["epoch"] + _share(position)
     return {
-        "steps": position["total"],
-        "epochs": epochs,
-        "hours": epochs * hours_an_epoch,
+        "steps": training["position"]["total"],
+        "epochs": training["epochs"],
+        "hours": training["epochs"] * hours_an_epoch,
         "minutes": spent_s / 60,
         "loss": losses[-1] if losses else None,
         "wer": {key: report["wer"][key] for key in ("rate", "low", "high", "reference_length")},
@@ -115,13 +114,6 @@ def _speakers(report: dict[str, Any]) -> list[tuple[str, int, int]]:
         (name, wer["substitutions"] + wer["deletions"] + wer["insertions"], wer["reference_length"])
         for name, wer in edits
     ]
-
-
-def _share(position: dict[str, Any]) -> float:
-    """Of the epoch under way, how much is done."""
-    if not position["step"]:
-        return position["done_share"]
-    return position["done_share"] + (1 - position["done_share"]) * position["step"] / position["plan_steps"]
 
 
 def percent(value: float | None) -> str:

@@ -36,8 +36,8 @@ def watch():
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=watch, daemon=True).start()
-from {module} import command
-command()
+from configs import cli
+cli.start("{module}")
 """
 
 Work = Generator[subprocess.Popen | None, None, None]

@@ -4,13 +4,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import sentencepiece
 
 from asr import tokenizer
 from asr.tokenizer import Tokenizer
 from configs import cli
+from configs.wording import counted
 from manifests import storage
 from manifests.parquet import read_manifests
 from manifests.schema import Utterance, is_held_out
@@ -33,11 +34,6 @@ class Fit:
     unknown_share: float  # of the pieces
     pieces_per_s: float
     more_pieces_than_frames_share: dict[str, float]  # of the utterances, by reduction ("4x"), of 10 ms frames
-
-
-def command() -> NoReturn:
-    """The process that a user starts."""
-    cli.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +71,8 @@ def _build(args: argparse.Namespace) -> None:
     if record is not None:
         cli.say(args, f"{stem}.model: already there, made from the same texts and options")
     else:
-        cli.say(args, f"Training a {args.kind} vocab of {size} pieces on {len(texts)} texts of {', '.join(splits)}")
+        what = f"{counted(len(texts), 'text')} of {', '.join(splits)}"
+        cli.say(args, f"Training a {args.kind} vocab of {size} pieces on {what}")
         vocab = Tokenizer(tokenizer.train(texts, args.kind, size, args.byte_fallback))
         _check_lossless(vocab, trained_on)
         record = _record(inputs, vocab, texts, report(vocab, utterances, splits))

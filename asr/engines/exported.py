@@ -15,6 +15,7 @@ import numpy as np
 from asr import bundle
 from asr.bundle import VOCAB
 from asr.engine import Engine, Traits
+from asr.engines.huge_pages import huge_pages
 from configs.load import build
 from manifests import storage
 
@@ -120,8 +121,9 @@ def open_engine(folder: str, facts: dict[str, Any], threads: int = 1) -> Engine:
     installed.
     """
     try:
-        engine = _engine(folder, facts, threads)
-        _try(engine)
+        with huge_pages():
+            engine = _engine(folder, facts, threads)
+            _try(engine)
     except ModuleNotFoundError as err:
         hint = "pip install 'speechmill[export]'"
         raise ValueError(f"{folder}: needs {err.name}, which is not installed; say: {hint}") from err

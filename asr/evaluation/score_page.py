@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 from asr.evaluation.scoring import Aligned, Confusion, Edits, Group, Measure, Pair, Report
+from configs.wording import counted
 
 MAX_SPEAKERS = 50  # rows of the speakers' table
 NO_RATE = "none: there are no reference words"
@@ -121,18 +122,14 @@ def _rate_text(measure: Measure) -> str:
     return f"{_percent(measure.edits.rate)} ({interval})"
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
 def _errors_of(edits: Edits) -> str:
-    return f"{_count(edits.errors, 'error')} in {_count(edits.reference_length, 'word')}"
+    return f"{counted(edits.errors, 'error')} in {counted(edits.reference_length, 'word')}"
 
 
 def _extent(group: Group) -> str:
-    words = _count(group.wer.edits.reference_length, "word")
-    speakers = _count(group.speakers, "speaker")
-    return f"{_count(group.utterances, 'utterance')}, {words}, {group.hours:,.2f} hours, {speakers}"
+    words = counted(group.wer.edits.reference_length, "word")
+    speakers = counted(group.speakers, "speaker")
+    return f"{counted(group.utterances, 'utterance')}, {words}, {group.hours:,.2f} hours, {speakers}"
 
 
 def _rate_first(group: Group) -> tuple[bool, float, str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from asr.evaluation.scoring import Difference
 from asr.evaluation.streamed import Streamed
+from configs.wording import counted
 
 WIDTH, HEIGHT, BELOW = 640, 150, 34  # of the histogram; letters stand in the last part
 BAR_MS = (10, 20, 50, 100, 200, 500, 1000)  # how wide its bars may be
@@ -82,7 +83,7 @@ def _rows(found: Streamed) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if found.left_out:
         first = f"{found.left_out[0][0]} ({found.left_out[0][1]})"
-        rows.append(("left out", f"{len(found.left_out):,} utterances; the first: {first}"))
+        rows.append(("left out", f"{counted(len(found.left_out), 'utterance')}; the first: {first}"))
     return rows
 
 
@@ -92,7 +93,7 @@ def _difference(difference: Difference) -> str:
     text = f"{100 * difference.value:+.2f} points"
     if not math.isnan(difference.low):
         text += f" (95 % interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f}, paired)"
-    return f"{text}; {difference.changed:,} utterances came out differently"
+    return f"{text}; {counted(difference.changed, 'utterance')} came out differently"
 
 
 def _delay_rows(found: Streamed) -> list[tuple[str, str]]:
@@ -100,7 +101,9 @@ def _delay_rows(found: Streamed) -> list[tuple[str, str]]:
     if delays is None:
         return [("delays", f"none: {timing.reason}")]
     lost = ", ".join(f"{reason} ({count:,})" for reason, count in timing.not_aligned.most_common())
-    aligned = f"{timing.aligned:,} utterances with {timing.aligner}" + (f"; not aligned: {lost}" if lost else "")
+    aligned = f"{counted(timing.aligned, 'utterance')} with {timing.aligner}" + (
+        f"; not aligned: {lost}" if lost else ""
+    )
     end = f"; {delays.unseen:,} right words came only as their file ended" if delays.unseen else ""
     endpoint = _spread_text(delays.endpoint_s, "utterances") + (
         f"; none came after {delays.no_endpoint:,}" if delays.no_endpoint else ""

@@ -1,7 +1,8 @@
 """What a language model is made of and how it is trained; the values are in configs/lm/*.yaml."""
 
-import math
 from dataclasses import dataclass, field
+
+from configs.ranges import above_0, at_least, below_1
 
 MAX_SEED = 2**32 - 1  # as of train-asr
 
@@ -16,9 +17,8 @@ class LmConfig:
     dropout: float = 0.2  # in training only
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "model.", "embedding", "hidden", "layers")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout is {self.dropout:g}; it must be from 0 to below 1")
+        at_least(1, "model.", self, "embedding", "hidden", "layers")
+        below_1("model.", self, "dropout")
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,12 @@ class LmTrainConfig:
     model: LmConfig = field(default_factory=LmConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "", "epochs", "patience", "max_tokens", "warmup_steps", "log_steps", "save_steps")
-        _at_least(self, 0, "", "seed", "weight_decay")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name):g}; it must be above 0 and finite")
-        for name in ("dev_share", "join", "factor"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}; it must be from 0 to below 1")
+        at_least(1, "", self, "epochs", "patience", "max_tokens", "warmup_steps", "log_steps", "save_steps")
+        at_least(0, "", self, "seed", "weight_decay")
+        above_0("", self, "lr", "clip")
+        below_1("", self, "dev_share", "join", "factor")
         if self.batch_tokens < self.max_tokens:
             raise ValueError(f"batch_tokens is {self.batch_tokens}; it must be max_tokens ({self.max_tokens}) or more, "
                              "so that every text fits a batch")  # fmt: skip
         if self.seed > MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must be {MAX_SEED} or less")
-
-
-def _at_least(config: object, least: int, where: str, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not least <= value < math.inf:
-            raise ValueError(f"{where}{name} is {value}; it must be {least} or more, and finite")

@@ -225,7 +225,7 @@ class Hub:
         """Samples become features, as many as the next piece needs."""
         (each,) = streams
         each.ready = stream.ready(self.listener, each.state)
-        while each.parts and not (each.ready and len(each.state.feats_tf) >= self.listener.block_frames):
+        while each.parts and not (each.ready and len(each.state.feats_tf) >= self.listener.piece_frames):
             with self._wake:
                 part_t, each.came_at = each.parts.popleft()
                 each.queued -= len(part_t)

@@ -28,10 +28,8 @@ async def serve(socket: WebSocket, hub: Hub) -> None:
             with hub.slot():
                 await _Connection(socket, hub).serve()
         except Refused as refused:
-            if refused.kind != "error":
-                hub.metrics.refusals[refused.kind] += 1
             await _send(socket, hub, messages.error(refused.text))
-            await _close(socket, hub, refused.code, refused.text)
+            await _refuse(socket, hub, refused)
     except _Deaf:
         hub.metrics.refusals["does not read"] += 1
     except WebSocketDisconnect as gone:
@@ -42,10 +40,11 @@ async def serve(socket: WebSocket, hub: Hub) -> None:
 class _Connection:
     def __init__(self, socket: WebSocket, hub: Hub) -> None:
         self.socket, self.hub = socket, hub
+        self._refused: Refused | None = None  # why the stream ends, unless the client ends it
         self._until = time.monotonic() + hub.limits.longest_s
 
     async def serve(self) -> None:
-        """Raises Refused when the client did not end the stream itself, after the last words."""
+        """To the close. Raises Refused where no stream begins, or it fails: there are no last words then."""
         closing = asyncio.create_task(self.hub.closing.wait())
         try:
             asked = await self._start(closing)
@@ -54,14 +53,15 @@ class _Connection:
                 decoder = self._decoder(asked, stream)
                 try:
                     await _send(self.socket, self.hub, messages.started(asked.sample_rate or self.hub.rate))
-                    refused = await self._both_ways(stream, decoder, closing)
+                    await self._both_ways(stream, decoder, closing)
                 finally:
                     decoder.close()
         finally:
             closing.cancel()
-        if refused:
-            raise refused
-        await _close(self.socket, self.hub, 1000, "")
+        if self._refused:
+            await _refuse(self.socket, self.hub, self._refused)
+        else:
+            await _close(self.socket, self.hub, 1000, "")
 
     async def _start(self, closing: "asyncio.Task[Any]") -> messages.Start:
         said = await self._receive(closing)
@@ -84,35 +84,32 @@ class _Connection:
             return Opus(self.hub.rate, bring)
         return Pcm16(asked.sample_rate, self.hub.rate, bring)
 
-    async def _both_ways(self, stream: Stream, decoder: Decoder, closing: "asyncio.Task[Any]") -> Refused | None:
-        """Until the last words are sent. Gives why the stream is over, unless the client ended it."""
+    async def _both_ways(self, stream: Stream, decoder: Decoder, closing: "asyncio.Task[Any]") -> None:
+        """Until the last words are sent."""
         hearing = asyncio.create_task(self._hear(stream, decoder, closing))
         telling = asyncio.create_task(self._tell(stream))
         try:
             await asyncio.wait([hearing, telling], return_when=asyncio.FIRST_COMPLETED)
             if telling.done() and not hearing.done():
                 await telling  # it has failed
-            refused = await hearing
+            await hearing
             await telling
-            return refused
         finally:
             for task in (hearing, telling):
                 task.cancel()
             await asyncio.gather(hearing, telling, return_exceptions=True)
 
-    async def _hear(self, stream: Stream, decoder: Decoder, closing: "asyncio.Task[Any]") -> Refused | None:
-        refused = None
+    async def _hear(self, stream: Stream, decoder: Decoder, closing: "asyncio.Task[Any]") -> None:
         with contextlib.suppress(Gone):  # it has failed, and that is found with the results
             try:
                 await self._read(decoder, closing)
             except Refused as err:
-                refused = err
+                self._refused = err
             try:
                 await decoder.finish()
             except Refused as err:
-                refused = refused or err
+                self._refused = self._refused or err
         self.hub.end(stream)
-        return refused
 
     async def _read(self, decoder: Decoder, closing: "asyncio.Task[Any]") -> None:
         """Until the client says "end"."""
@@ -143,9 +140,11 @@ class _Connection:
         return message["text"] if message.get("bytes") is None else message["bytes"]
 
     async def _tell(self, stream: Stream) -> None:
-        """Every result as it comes, to the last."""
+        """Every result as it comes, to the last; before that what was wrong, so that it is the last message."""
         while True:
             result = await self.hub.next(stream)
+            if result.last and self._refused:
+                await _send(self.socket, self.hub, messages.error(self._refused.text))
             await _send(self.socket, self.hub, messages.result(result))
             self.hub.sent(stream)
             self.hub.metrics.late(time.monotonic() - result.came_at)
@@ -159,6 +158,13 @@ async def _send(socket: WebSocket, hub: Hub, text: str) -> None:
             await socket.send_text(text)
     except TimeoutError:
         raise _Deaf from None
+
+
+async def _refuse(socket: WebSocket, hub: Hub, refused: Refused) -> None:
+    """Count it and close; the client has been told."""
+    if refused.kind != "error":
+        hub.metrics.refusals[refused.kind] += 1
+    await _close(socket, hub, refused.code, refused.text)
 
 
 async def _close(socket: WebSocket, hub: Hub, code: int, reason: str) -> None:

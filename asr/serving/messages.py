@@ -1,8 +1,8 @@
 """The messages of a WebSocket stream, both ways, as JSON.
 
 A client says {"type": "start", "format": "pcm16", "sample_rate": 16000, "hotwords": ["…"]}, then sends audio as binary
-messages, and {"type": "end"}. The server says "started", "update" as often as there is something new, and "last"; or
-"error" with the reason, before it closes.
+messages, and {"type": "end"}. The server says "started", "update" as often as there is something new, and "last", and
+closes. What is wrong is an "error" with the reason, before "last" where a stream has begun and can still be recognised.
 """
 
 import json
@@ -31,7 +31,7 @@ def kind(text: str) -> tuple[str, dict[str, Any]]:
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
-        raise bad("a text message that is no JSON; audio goes into binary messages") from None
+        raise bad("a text message that is no JSON in UTF-8; audio goes into binary messages") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise bad('a message that is no JSON object with a "type"')
     return message.pop("type"), message

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr.evaluation.scoring import align
 from asr.training.memory import peak_bytes
+from configs.wording import counted
 from manifests import storage
 from shards.plan import Plan
 
@@ -78,7 +79,7 @@ class Health:
         self._start_progress: float | None = None
         self._sums = {"audio_s": 0.0, "wait_s": 0.0}
         self._since = time.perf_counter()
-        self._say_start(session)
+        self._say_start()
 
     def say(self, lines: Sequence[str]) -> None:
         """What is to be known before the next step."""
@@ -88,28 +89,29 @@ class Health:
             text = "\n".join(f"    {line}" for line in lines)
             self._board.add_text("before", text, self._session.position.total + 1)
 
-    def _say_start(self, session: "Session") -> None:
+    def _say_start(self) -> None:
+        session = self._session
         model, shards = session.bundle.model, session.corpus.shards
         size = sum(p.numel() for p in model.parameters()) / 1e6
         self._say(
             f"{size:.2f} M parameters, encoder frames of {model.encoder.reduction * shards.spec.frame_s * 1e3:g} ms"
         )
         hours = float(session.lengths.frames.sum(dtype="int64")) * shards.spec.frame_s / 3600
-        data = f"{len(session.rows):,} utterances, {hours:.2f} h"
-        self._say(f"{data}; {session.world} process(es), {session.precision}")
+        data = f"{counted(len(session.rows), 'utterance')}, {hours:.2f} h"
+        self._say(f"{data}; {_processes(session.world)}, {session.precision}")
         for reason, count in session.left_out.items():
             if count:
-                self._say(f"left out: {count:,} utterances: {reason}")
+                self._say(f"left out: {counted(count, 'utterance')}: {reason}")
         if session.mix is not None:
             self._say("an epoch is not each utterance once:")
             for line in session.mix.lines():
                 self._say(f"  {line}")
         position = session.position
         if position.epoch >= session.config.epochs:
-            self._say(f"finished before, after {position.total:,} steps: nothing is left to do")
+            self._say(f"finished before, after {counted(position.total, 'step')}: nothing is left to do")
         elif position.total:
-            ranks = [f"{steps:,} steps by {ranks} process(es)" for ranks, steps in position.done]
-            before = f"; of this epoch before: {', '.join(ranks)}" if ranks else ""
+            plans = [f"{counted(steps, 'step')} by {_processes(ranks)}" for ranks, steps in position.done]
+            before = f"; of this epoch before: {', '.join(plans)}" if plans else ""
             self._say(f"going on after step {position.total}, in epoch {position.epoch + 1}{before}")
 
     def _say(self, text: str) -> None:
@@ -118,8 +120,9 @@ class Health:
     def epoch(self, epoch: int, plan: Plan) -> None:
         waiting = f", {plan.imbalance:.1%} waiting for other ranks" if plan.world_size > 1 else ""
         batches = self._session.config.optim.accumulate
-        steps = f"{-(-plan.steps // batches)} steps{f' of {batches} batches' if batches > 1 else ''}"
-        self._say(f"epoch {epoch + 1}: {steps}, padding {plan.padding:.1%}{waiting}")
+        steps = counted(-(-plan.steps // batches), "step")
+        each = f" of {batches} batches" if batches > 1 else ""
+        self._say(f"epoch {epoch + 1}: {steps}{each}, padding {plan.padding:.1%}{waiting}")
         self._write({"step": self._session.position.total + 1, "epoch": epoch + 1, "padding": plan.padding})
 
     def epoch_end(self, position: "Position") -> None:
@@ -128,8 +131,8 @@ class Health:
             lost = int(self._session.missing.lost.sum())
             record = {"missing_utterances": position.missing[-1], "missing_shards": lost}
             self._write({"step": position.total, "epoch": position.epoch} | record)
-            self._say(f"epoch {position.epoch} went without {position.missing[-1]:,} utterances: their shards, "
-                      f"{lost} of them, cannot be read")  # fmt: skip
+            self._say(f"epoch {position.epoch} went without {counted(position.missing[-1], 'utterance')}: "
+                      f"{counted(lost, 'shard')} cannot be read")  # fmt: skip
 
     def batch(self, wait_s: float, audio_s: float) -> None:
         """Time waited for a batch and the audio in it, over all ranks."""
@@ -257,7 +260,7 @@ def word_under_word(reference: str, recognised: str) -> str:
     """Markdown tables of what was said and what was recognised; words that differ are bold."""
     said, heard = reference.split(), recognised.split()
     errors = sum(a != b for a, b in align(said, heard))
-    tables = [f"{errors:,} errors, {len(said):,} words"]
+    tables = [f"{counted(errors, 'error')}, {counted(len(said), 'word')}"]
     pairs = align(said, heard[:MOST])
     for start in range(0, len(pairs), WORDS):
         part = pairs[start : start + WORDS]
@@ -265,7 +268,7 @@ def word_under_word(reference: str, recognised: str) -> str:
                 ["recognised", *(_cell(b, a == b) for a, b in part)]]  # fmt: skip
         tables.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     if len(heard) > MOST:
-        tables.append(f"and {len(heard) - MOST:,} words more")
+        tables.append(f"and {counted(len(heard) - MOST, 'word')} more")
     return "\n\n".join(tables)
 
 
@@ -274,6 +277,10 @@ def _cell(word: str | None, right: bool) -> str:
         return "–"
     literal = "".join(f"&#{ord(c)};" if c in string.punctuation else c for c in word)  # nothing is Markdown's or HTML's
     return literal if right else f"**{literal}**"
+
+
+def _processes(number: int) -> str:
+    return counted(number, "process", "processes")
 
 
 def _minutes(seconds: float) -> str:

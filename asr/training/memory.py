@@ -12,6 +12,7 @@ import torch
 
 from asr.data import Batch
 from asr.recipe import DataConfig
+from configs.wording import counted
 from manifests import storage
 
 CGROUPS = "/sys/fs/cgroup"
@@ -98,7 +99,8 @@ def explain(err: BaseException, batch: Batch, config: DataConfig, frame_s: float
     examples, longest_s, tokens = len(batch.lens_b), int(batch.lens_b.max()) * frame_s, int(batch.target_lens_b.max())
     alone_s = longest_s * (1 + tokens * config.token_weight)
     cost_s = examples * alone_s
-    what = f"of up to {longest_s:.1f} s and {tokens} tokens (cost {cost_s:.1f} s, data.batch_s is {config.batch_s:g})"
+    sizes = f"{longest_s:.1f} s and {counted(tokens, 'token')}"
+    what = f"of up to {sizes} (cost {cost_s:.1f} s, data.batch_s is {config.batch_s:g})"
     if examples == 1:
         name, value = ("splice_s", config.splice_s) if len(batch.utterances) > 1 else ("max_s", config.max_s)
         return ValueError(f"out of memory on a batch of one example {what}; say data.{name}={longest_s / 2:.2g} "

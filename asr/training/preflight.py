@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from asr.formats.source import AudioError
 from asr.tokenizer import Tokenizer
 from asr.training import memory
 from asr.training.resume import Position
+from configs.wording import counted
 from manifests import storage
 from shards.columns import open_index
 from shards.index import ShardSet
@@ -43,19 +44,35 @@ PLANNED = 1_000_000  # utterances up to which a second epoch is planned, 0.5 s
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-def check(session: Session) -> None:
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How the vocabulary covers a sample of the texts: characters, not tokens, as several unknown ones in a row are one
+    token.
+    """
+
+    characters: int
+    lacking: Counter[str]
+    in_bytes: bool  # what lacks is spelled in bytes
+
+    @property
+    def share(self) -> float:
+        """Of the characters, those that lack."""
+        return sum(self.lacking.values()) / self.characters if self.characters else 0.0
+
+
+def check(session: Session) -> Coverage:
     """Raises ValueError for what makes the training senseless, and says what mends it. The same on all ranks."""
     total, kept = len(session.corpus.shards), len(session.rows)
     if 2 * kept < total:
         reason = max(session.left_out, key=lambda name: session.left_out[name])
-        raise ValueError(f"{total - kept:,} of {total:,} utterances are left out, {session.left_out[reason]:,} for "
-                         f"{reason!r}: {_mend(session, reason)}")  # fmt: skip
-    uncovered, characters = _uncovered(session)
-    bytes_in = _has_bytes(session.bundle.tokenizer)
-    if not bytes_in and 2 * sum(uncovered.values()) > characters:
-        raise ValueError(f"--vocab: lacks {sum(uncovered.values()) / characters:.0%} of the characters of these texts "
-                         f"({_most(uncovered)}); it is of another language or writing, make one of this corpus "
+        raise ValueError(f"{total - kept:,} of {counted(total, 'utterance')} are left out, "
+                         f"{session.left_out[reason]:,} for {reason!r}: {_mend(session, reason)}")  # fmt: skip
+    coverage = _coverage(session)
+    if not coverage.in_bytes and coverage.share > 0.5:
+        raise ValueError(f"--vocab: lacks {coverage.share:.0%} of the characters of these texts "
+                         f"({_most(coverage.lacking)}); it is of another language or writing, make one of this corpus "
                          "with build-vocab")  # fmt: skip
+    return coverage
 
 
 def lines(session: Session) -> list[str]:
@@ -95,9 +112,10 @@ def _plan_lines(session: Session) -> list[str]:
         f"warm-up: optim.warmup_steps={warmup} is as long as the training or longer, so that optim.lr is hardly "
         f"reached; say for instance optim.warmup_steps={max(1, total // 10)}"
     ]  # fmt: skip
-    in_all = f"in all {config.epochs} epochs, {about}{total:,} steps{more}"
-    return [f"an epoch: {audio_s / 3600:.2f} h in {steps:,} steps of {examples:.1f} examples and {audio_s / steps:.1f} "
-            f"s, padding {plan.padding:.1%}; {in_all}", *short]  # fmt: skip
+    in_all = f"in all {counted(config.epochs, 'epoch')}, {about}{counted(total, 'step')}{more}"
+    each = f"{examples:.1f} examples and {audio_s / steps:.1f} s"
+    return [f"an epoch: {audio_s / 3600:.2f} h in {counted(steps, 'step')} of {each}, padding {plan.padding:.1%}; "
+            f"{in_all}", *short]  # fmt: skip
 
 
 def _later_plan(session: Session, plan: Plan) -> Plan | None:
@@ -136,8 +154,8 @@ def _crowded_lines(session: Session) -> list[str]:
     said = [f"  {id_} ({shards.frames[row] * spec.frame_s:.1f} s): {_short(text)}"
             for row, (id_, text) in zip(crowded, texts, strict=False)]  # fmt: skip
     mend = _mend(session, "more tokens than encoder frames")
-    return [f"more tokens than encoder frames: {len(crowded):,} of {len(shards):,} utterances; where their texts are "
-            f"right, {mend}:", *said]  # fmt: skip
+    return [f"more tokens than encoder frames: {len(crowded):,} of {counted(len(shards), 'utterance')}; where their "
+            f"texts are right, {mend}:", *said]  # fmt: skip
 
 
 def _rate_lines(session: Session) -> list[str]:
@@ -146,7 +164,7 @@ def _rate_lines(session: Session) -> list[str]:
     spoken = np.flatnonzero(tokens)
     found = []
     if len(spoken) < len(tokens):
-        found.append(f"no text: {len(tokens) - len(spoken):,} of {len(tokens):,} utterances")
+        found.append(f"no text: {len(tokens) - len(spoken):,} of {counted(len(tokens), 'utterance')}")
     if not len(spoken):
         return found
     rate = np.log(tokens[spoken] / seconds[spoken])
@@ -156,8 +174,8 @@ def _rate_lines(session: Session) -> list[str]:
     far = np.flatnonzero(np.abs(off) > limit)
     if not len(far):
         return found
-    found.append(f"tokens a second far from the median of {np.exp(median):.1f}: {len(far):,} of {len(spoken):,} "
-                 "utterances; see whether their texts are what is said:")  # fmt: skip
+    found.append(f"tokens a second far from the median of {np.exp(median):.1f}: {len(far):,} of "
+                 f"{counted(len(spoken), 'utterance')}; see whether their texts are what is said:")  # fmt: skip
     ordered = far[np.argsort(off[far])]
     slow, fast = ordered[off[ordered] < 0][:NAMED], ordered[off[ordered] > 0][::-1][:NAMED]
     for worst in (fast, slow):
@@ -168,21 +186,15 @@ def _rate_lines(session: Session) -> list[str]:
 
 
 def _vocab_lines(session: Session) -> list[str]:
-    uncovered, characters = _uncovered(session)
-    if not uncovered:
+    coverage = session.coverage
+    if coverage is None or not coverage.lacking:
         return []
-    how = "spelled in bytes" if _has_bytes(session.bundle.tokenizer) else "unknown"
-    share = sum(uncovered.values()) / characters
-    return [
-        f"vocabulary: in a sample of up to {TEXTS:,} texts {share:.2%} of the characters are {how}: {_most(uncovered)}"
-    ]
+    how = "spelled in bytes" if coverage.in_bytes else "unknown"
+    return [f"vocabulary: in a sample of up to {TEXTS:,} texts {coverage.share:.2%} of the characters are {how}: "
+            f"{_most(coverage.lacking)}"]  # fmt: skip
 
 
-def _uncovered(session: Session) -> tuple[Counter[str], int]:
-    """Characters in a sample of the texts that the vocabulary lacks, and how many characters there are in it.
-
-    Of characters, not of tokens: several unknown ones in a row are one token.
-    """
+def _coverage(session: Session) -> Coverage:
     rng = np.random.default_rng(session.config.seed)
     rows, tokenizer = session.rows, session.bundle.tokenizer
     each = -(-TEXTS // TEXT_PLACES)
@@ -191,8 +203,8 @@ def _uncovered(session: Session) -> tuple[Counter[str], int]:
     counts: Counter[str] = Counter()
     for (text,) in _columns(session.corpus.shards, rows[places], ["text"]):
         counts.update(text.replace(" ", ""))
-    missing = Counter({char: count for char, count in counts.items() if not _covers(tokenizer, char)})
-    return missing, sum(counts.values())
+    lacking = Counter({char: count for char, count in counts.items() if not _covers(tokenizer, char)})
+    return Coverage(counts.total(), lacking, _has_bytes(tokenizer))
 
 
 def _covers(tokenizer: Tokenizer, char: str) -> bool:
@@ -204,9 +216,9 @@ def _has_bytes(tokenizer: Tokenizer) -> bool:
     return any(map(BYTE.fullmatch, tokenizer.pieces(list(range(tokenizer.size)))))
 
 
-def _most(uncovered: Counter[str]) -> str:
-    named = ", ".join(f"{char!r} {count:,} times" for char, count in uncovered.most_common(8))
-    return named + (f" and {len(uncovered) - 8:,} more" if len(uncovered) > 8 else "")
+def _most(lacking: Counter[str]) -> str:
+    named = ", ".join(f"{char!r} {counted(count, 'time')}" for char, count in lacking.most_common(8))
+    return named + (f" and {len(lacking) - 8:,} more" if len(lacking) > 8 else "")
 
 
 def _silence_lines(session: Session) -> list[str]:
@@ -239,7 +251,7 @@ def _silence_lines(session: Session) -> list[str]:
     for rows, what in ((silent, "silence or one steady sound"), (broken, "numbers that are not finite")):
         if rows:
             names = ", ".join(id_ for (id_,) in _columns(corpus.shards, rows[:NAMED], ["id"]))
-            found.append(f"{what}: {len(rows)} of a sample of {looked} utterances, such as {names}")
+            found.append(f"{what}: {len(rows)} of a sample of {counted(looked, 'utterance')}, such as {names}")
     return found
 
 

@@ -28,7 +28,10 @@ def join_ranks() -> tuple[int, int, torch.device]:
 
 
 def any_rank(mine: bool, group: dist.ProcessGroup | None) -> bool:
-    """Whether it is so on any rank of the group; all must call it. 0.1 ms over loopback."""
+    """Whether it is so on any rank of the group; all must call it. 0.1 ms over loopback.
+
+    Waits for slow ranks as long as the group does; of those that are gone `Heartbeat` hears.
+    """
     if group is None:
         return mine
     said = torch.tensor(int(mine))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RAW = "raw/"  # start of the names of weights as the optimiser has them, where the bundle has their means
 EPOCH = "epoch-"  # start of the names of the bundles of `keep_epochs`
 NOT_FINITE = "not-finite-rank"  # start of a file's name, as TRAINED
+Saved = tuple[dict[str, torch.Tensor], dict[str, Any]]  # tensors, facts
 VERSION = 3  # of training.json; raise it when the same position means other batches
 
 
@@ -86,7 +87,7 @@ class Position:
 
 def save_last(session: "Session") -> None:
     """Checkpoint to <out>/last, by rank 0. All ranks must call it: none may die between what the checkpoint holds and
-    its line in the log of utterances.
+    its line in the log of utterances, nor end before it is written, as a launcher then ends rank 0 too.
     """
     if session.world > 1:
         dist.barrier()
@@ -96,10 +97,13 @@ def save_last(session: "Session") -> None:
             tensors |= {f"{RAW}{name}": value for name, value in session.ema.raw().items()}
         position = asdict(session.position)
         scaler = session.scaler.state_dict()
-        facts = {"version": VERSION, "identity": session.identity, "position": position, "scaler": scaler}
+        facts = {"version": VERSION, "identity": session.identity, "position": position, "scaler": scaler,
+                 "epochs": session.position.epochs}  # fmt: skip
         known = session.bundle.facts | {key: position[key] for key in ("epoch", "step", "total", "best_wer")}
         with averaged(session.ema):
             checkpoint.save(storage.join(session.out, "last"), replace(session.bundle, facts=known), (tensors, facts))
+    if session.world > 1:
+        dist.barrier()
 
 
 def keep_epoch(session: "Session") -> None:
@@ -151,15 +155,25 @@ def to_resume(args: argparse.Namespace, out: str, rank: int, world: int) -> bool
     return False
 
 
-def resume(session: "Session") -> None:
-    """Load <out>/last. Raises ValueError when it is another training."""
-    last = storage.join(session.out, "last")
+def load_saved(out: str, identity: dict[str, Any]) -> Saved:
+    """What <out>/last holds beside a bundle. Raises ValueError when it is another training."""
+    last = storage.join(out, "last")
     tensors, facts = checkpoint.load_training(last)
     if facts.get("version") != VERSION:
         raise ValueError(f"{last}: was left by another version of this program, whose batches came in another order; "
                          "start over with --force in place of --resume")  # fmt: skip
-    _check_same_run(last, facts["identity"], session.identity)
-    session.bundle.model.load_state_dict(checkpoint.load(last).model.state_dict())
+    if differing := load.differences(facts["identity"], identity):
+        what = ", ".join(text.removeprefix("config.") for text in differing)
+        raise ValueError(f"{last}: was trained otherwise: {what}; give the same again, another --out, or "
+                         "--force in place of --resume")  # fmt: skip
+    return tensors, facts
+
+
+def resume(session: "Session", saved: Saved) -> None:
+    """Go on from <out>/last."""
+    tensors, facts = saved
+    bundle = checkpoint.load(storage.join(session.out, "last"))
+    session.bundle.model.load_state_dict(bundle.model.state_dict())
     raw = {name.removeprefix(RAW): tensors.pop(name) for name in list(tensors) if name.startswith(RAW)}
     if session.ema is not None:
         session.ema.restore(raw)
@@ -227,11 +241,3 @@ def _clear(out: str) -> None:
     for uri, _ in list(storage.list_files(storage.join(out, "tensorboard"))):
         if storage.name(uri).startswith("events.out.tfevents"):
             storage.delete(uri)
-
-
-def _check_same_run(last: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raises ValueError that names what differs between a checkpoint and what was asked for now."""
-    if differing := load.differences(theirs, ours):
-        what = ", ".join(text.removeprefix("config.") for text in differing)
-        raise ValueError(f"{last}: was trained otherwise: {what}; give the same again, another --out, or "
-                         "--force in place of --resume")  # fmt: skip

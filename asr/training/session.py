@@ -25,10 +25,12 @@ from asr.recogniser import Precision
 from asr.tokenizer import Tokenizer
 from asr.training import preflight
 from asr.training.health import METRICS
+from asr.training.heartbeat import Heartbeat
 from asr.training.optimisers import Optimisers
 from asr.training.ranks import choose_precision, join_ranks
-from asr.training.resume import Position, check_same_place, resume, settle_records, to_resume
+from asr.training.resume import Position, Saved, check_same_place, load_saved, resume, settle_records, to_resume
 from configs import cli, load
+from configs.wording import counted
 from manifests import storage
 from shards.index import ShardSet, open_shards
 from shards.plan import Budget, Lengths, Plan, plan_epoch
@@ -66,62 +68,77 @@ class Session:
     position: Position
     plan: Plan | None = None  # of the present epoch
     group: dist.ProcessGroup | None = None  # of all ranks, on the CPU and patient; None with one
+    heartbeat: Heartbeat | None = None  # likewise
+    coverage: preflight.Coverage | None = None  # of the texts by the vocabulary
 
 
 def prepare(args: argparse.Namespace) -> Session:
-    """Raises ValueError when inputs do not fit each other, or the run folder holds something else."""
+    """Raises ValueError when inputs do not fit each other, or the run folder holds something else.
+
+    What can be refused without the lengths of all texts is refused before they are counted.
+    """
     config = _config(args)
-    spec = load.load(FrontendSpec, config.frontend, "frontend")
-    tokenizer = Tokenizer.load(args.vocab)
-    sets = [_open(source, spec, config) for source in (args.shards, args.dev_shards) if source]
-    cache = open_cache(args, *sets)
-    corpus, *dev = (Corpus(shards, tokenizer, cache) for shards in sets)
     out = storage.absolute(args.out)
     if not storage.is_local(out):
         raise ValueError(f"--out {args.out}: a run is written to a folder of this machine; copy its bundles from there")
+    spec = load.load(FrontendSpec, config.frontend, "frontend")
+    tokenizer = Tokenizer.load(args.vocab)
+    sets = [_open(source, spec, config) for source in (args.shards, args.dev_shards) if source]
+    waveform = _waveform(config, sets[0])
+    mixing.check(sets[0], config.data.mix)
     rank, world, device = join_ranks()
     if args.find_batch_budget and world > 1:
         raise ValueError("--find-batch-budget: is found by one process; start it without torchrun")
+    heartbeat = Heartbeat(rank, world) if world > 1 else None
+    precision = choose_precision(config.precision, device)
+    model = _model(config, sets[0], tokenizer).to(device)
+    bundle = checkpoint.Bundle(model, tokenizer, spec, {"config": asdict(config)})
+    begun = _init_from(args.init_from, bundle) if args.init_from else None
+    identity = identity_of(config, precision, tokenizer, sets[0], begun)
+    saved = None
+    if not args.find_batch_budget and to_resume(args, out, rank, world):
+        saved = load_saved(out, identity)
     # Others wait while rank 0 counts tokens, perhaps for many minutes; NCCL would call that a hang after ten.
-    patient = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if world > 1 else None
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if world > 1 else None
+    cache = open_cache(args, *sets)
+    corpus, *dev = (Corpus(shards, tokenizer, cache) for shards in sets)
     missing = Missing(sets[0].files, args.max_missing_shards, world, device)
     missing.look(rank)
     for shards in sets[1:]:  # not after the first epoch
         Missing(shards.files, world=world, device=device).look(rank)
-    tokens, counted = _token_lengths(args, out, sets[0], tokenizer, rank, patient)
-    model = _model(config, sets[0], tokenizer).to(device)
+    tokens, are_new = _token_lengths(args, out, sets[0], tokenizer, rank, group)
     rows, left_out = usable(sets[0].frames, tokens, model.encoder_frames, round(config.data.max_s / spec.frame_s))
     if not len(rows):
         raise ValueError(f"{args.shards}: no utterance to train on; left out: {left_out}")
-    bundle = checkpoint.Bundle(model, tokenizer, spec, {"config": asdict(config)})
-    begun = _init_from(args.init_from, bundle) if args.init_from else None
-    precision = choose_precision(config.precision, device)
     session = Session(
         config, out, rank, world, device, precision, bundle, model, Optimisers(model, config.optim),
-        GradScaler(device.type, enabled=precision == "fp16"),
-        Ema(model, config.ema) if config.ema else None, _waveform(config, sets[0]), corpus, rows,
-        Lengths(sets[0].frames[rows], tokens[rows], sets[0].shard[rows]),
+        GradScaler(device.type, enabled=precision == "fp16"), Ema(model, config.ema) if config.ema else None,
+        waveform, corpus, rows, Lengths(sets[0].frames[rows], tokens[rows], sets[0].shard[rows]),
         mixing.mix(sets[0], rows, config.data.mix, config.data.mix_temperature), left_out, dev[0] if dev else None,
-        cache, missing, identity_of(config, precision, tokenizer, sets[0], begun), Position(world=world), group=patient,
+        cache, missing, identity, Position(world=world), group=group, heartbeat=heartbeat,
     )  # fmt: skip
-    if args.find_batch_budget:
-        return session  # and the run's folder as it is
-    fresh = not to_resume(args, out, rank, world)
-    if fresh and args.resume and rank == 0 and storage.exists(storage.join(out, METRICS)):
-        cli.say(args, f"{out}: was stopped before its first checkpoint, so it begins again")
-    if not fresh:
-        resume(session)
-    check_same_place(session)
-    if session.position.epoch < config.epochs:
-        session.plan = epoch_plan(session)  # a budget that does not fit is said before the folder is touched
-    preflight.check(session)
-    settle_records(session, fresh)
-    if counted:
-        token_lengths.save(out, tokens, sets[0], tokenizer)
-    if world > 1:
-        # No buffer changes in training, so that none need be sent before each step.
-        session.trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    if not args.find_batch_budget:  # which leaves the run's folder as it is
+        _begin(args, session, saved)
+        if are_new:
+            token_lengths.save(out, tokens, sets[0], tokenizer)
     return session
+
+
+def _begin(args: argparse.Namespace, session: Session, saved: Saved | None) -> None:
+    """Go on from what was saved, or begin in a folder cleared for it."""
+    out = session.out
+    if saved is not None:
+        resume(session, saved)
+    elif args.resume and session.rank == 0 and storage.exists(storage.join(out, METRICS)):
+        cli.say(args, f"{out}: was stopped before its first checkpoint, so it begins again")
+    check_same_place(session)
+    if session.position.epoch < session.config.epochs:
+        session.plan = epoch_plan(session)  # a budget that does not fit is said before the folder is touched
+    session.coverage = preflight.check(session)
+    settle_records(session, fresh=saved is None)
+    if session.world > 1:
+        # No buffer changes in training, so that none need be sent before each step.
+        session.trained = nn.parallel.DistributedDataParallel(session.bundle.model, broadcast_buffers=False)
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:
@@ -167,17 +184,22 @@ def _waveform(config: TrainConfig, shards: ShardSet) -> WaveformAugment | None:
 
 
 def _token_lengths(
-    args: argparse.Namespace, out: str, shards: ShardSet, tokenizer: Tokenizer, rank: int, group: Any
+    args: argparse.Namespace,
+    out: str,
+    shards: ShardSet,
+    tokenizer: Tokenizer,
+    rank: int,
+    group: dist.ProcessGroup | None,
 ) -> tuple[np.ndarray, bool]:
     """Int32 [rows], and whether they were counted now, by rank 0, since no earlier run has left them."""
     lengths = token_lengths.load(out, shards, tokenizer) if rank == 0 else np.empty(len(shards), np.int32)
-    counted = lengths is None
+    are_new = lengths is None
     if lengths is None:
-        cli.say(args, f"counting the tokens of {len(shards):,} texts")
+        cli.say(args, f"counting the tokens of {counted(len(shards), 'text')}")
         lengths = token_lengths.count(shards, tokenizer)
     if group is not None:
         dist.broadcast(torch.from_numpy(lengths), 0, group=group)
-    return lengths, counted
+    return lengths, are_new
 
 
 def _model(config: TrainConfig, shards: ShardSet, tokenizer: Tokenizer) -> Model:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ def _losses(session: "Session", batch: Batch, number: int, of: int) -> Tensor:
     return torch.stack([losses.main, losses.ctc, torch.ones_like(losses.main)]).detach() * batch.weight
 
 
-def _stop_not_finite(session: "Session", batches: Sequence[Batch], norm: float) -> None:
+def _stop_not_finite(session: "Session", batches: Sequence[Batch], norm: float) -> NoReturn:
     """Gradients are averaged over ranks before the norm is taken, so every rank comes here or none does."""
     ids = [id_ for batch in batches for id_ in session.corpus.ids(batch.utterances)]
     path = not_finite_uri(session.out, session.rank)

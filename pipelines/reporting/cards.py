@@ -3,8 +3,9 @@
 import unicodedata
 from html import escape
 
+from configs.wording import counted
 from pipelines.reporting.facts import Facts
-from pipelines.reporting.html import NAME, count, own, percent, section, span, start
+from pipelines.reporting.html import NAME, own, percent, section, span, start
 from pipelines.reporting.samples import Sample
 from pipelines.reporting.text import Character, LanguageText, Script
 
@@ -18,7 +19,7 @@ def text_section(facts: Facts) -> str:
     parts = []
     for i, language in enumerate(facts.languages):
         name = own(language.language) if language.language else "no language stated"
-        summary = f"{name}: {count(language.utterances, 'utterance')}, {span(language.hours)}"
+        summary = f"{name}: {counted(language.utterances, 'utterance')}, {span(language.hours)}"
         parts.append(
             f'<details class="card"{" open" if i < OPEN else ""}><summary><strong>{summary}</strong></summary>'
             f"{_language(language)}</details>"
@@ -73,7 +74,7 @@ def _rare(language: LanguageText) -> str:
     )
     more = f" The {RARE_SHOWN} rarest:" if len(rare) > RARE_SHOWN else ""
     return (
-        f"<h3>{count(len(rare), 'rare character')}</h3><p>Marked above: too few for a recogniser to learn, or no "
+        f"<h3>{counted(len(rare), 'rare character')}</h3><p>Marked above: too few for a recogniser to learn, or no "
         f"letters of this language. Each with an utterance that has it.{more}</p><dl>{rows}</dl>"
     )
 
@@ -84,7 +85,7 @@ def _words(language: LanguageText) -> str:
         return "<h3>Words</h3><p>Not counted: this script has no spaces between words.</p>"
     chips = "".join(f"<span>{own(word, language.language)}<small>{times:,}</small></span>" for word, times in words.top)
     said = (
-        f"{count(words.running, 'word')}, {words.distinct:,} different, of which {words.once:,} occur once "
+        f"{counted(words.running, 'word')}, {words.distinct:,} different, of which {words.once:,} occur once "
         f"({percent(words.once, words.distinct)}). The most frequent:"
     )
     return f'<h3>Words</h3><p>{said}</p><p class="chips">{chips}</p>'
@@ -93,7 +94,7 @@ def _words(language: LanguageText) -> str:
 def samples_section(facts: Facts) -> str:
     cards = "".join(_sample(sample) for sample in facts.samples)
     said = (
-        f"<p>{count(len(facts.samples), 'utterance')} drawn by chance, the same for the same manifest: the sound as "
+        f"<p>{counted(len(facts.samples), 'utterance')} drawn by chance, the same for the same manifest: the sound as "
         "features are made of it (16 kHz, one channel, gain applied; MP3 only here), its log-mel picture, its text.</p>"
     )
     return section("listen", "Listen", said, f'<div class="side">{cards}</div>')

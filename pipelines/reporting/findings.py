@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from html import escape
 
+from configs.wording import counted
 from pipelines.reporting.facts import Facts
-from pipelines.reporting.html import count, hours, own, percent
+from pipelines.reporting.html import hours, own, percent
 
 RATE = 16000  # what the sound is brought to: files with less leave the upper bands empty
 ODD_SPEED = 3.0  # times faster or slower than the median of the language
@@ -25,14 +26,14 @@ def _dropped(facts: Facts) -> Iterator[tuple[str, str]]:
         share = percent(lost, lost + facts.utterances)
         yield (
             "dropped",
-            f"{count(lost, 'utterance')} ({share}) dropped; most often: {own(first.name)} ({first.utterances:,}).",
+            f"{counted(lost, 'utterance')} ({share}) dropped; most often: {own(first.name)} ({first.utterances:,}).",
         )
 
 
 def _leaks(facts: Facts) -> Iterator[tuple[str, str]]:
     for leak in facts.leaks.findings if facts.leaks else ():
         if not leak.dropped:
-            yield "leaks", f"Reported, not dropped: {count(leak.utterances, 'utterance')}, {escape(leak.what)}."
+            yield "leaks", f"Reported, not dropped: {counted(leak.utterances, 'utterance')}, {escape(leak.what)}."
     for warning in facts.leaks.warnings if facts.leaks else ():
         yield "leaks", escape(warning)
 
@@ -40,13 +41,13 @@ def _leaks(facts: Facts) -> Iterator[tuple[str, str]]:
 def _rights(facts: Facts) -> Iterator[tuple[str, str]]:
     for group in facts.groups["licence"].groups:
         if not group.keys[0]:
-            yield "hours", f"{count(group.utterances, 'utterance')} without a licence."
+            yield "hours", f"{counted(group.utterances, 'utterance')} without a licence."
 
 
 def _speakers(facts: Facts) -> Iterator[tuple[str, str]]:
     unknown = facts.unnamed.utterances
     if unknown:
-        which = "All utterances" if unknown == facts.utterances else count(unknown, "utterance")
+        which = "All utterances" if unknown == facts.utterances else counted(unknown, "utterance")
         yield "speakers", f"{which} without a speaker: whether one is in training and test too cannot be told."
     first = next(iter(facts.groups["speaker"].groups), None)
     if first and facts.speakers > 1 and first.hours > MAIN_SPEAKER * facts.hours:
@@ -57,16 +58,16 @@ def _audio(facts: Facts) -> Iterator[tuple[str, str]]:
     low = [g for g in facts.groups["sample_rate"].groups if int(g.keys[0]) < RATE]
     if low:
         kept = f"up to {max(int(g.keys[0]) for g in low) / 2000:g} kHz of the {RATE / 2000:g} that features cover"
-        lengths = f"{count(sum(g.utterances for g in low), 'utterance')} ({hours(sum(g.hours for g in low))} h)"
+        lengths = f"{counted(sum(g.utterances for g in low), 'utterance')} ({hours(sum(g.hours for g in low))} h)"
         yield "audio", f"{lengths} with fewer than {RATE:,} samples a second: they hold sound {kept}."
     clipped = sum(t.utterances for t in facts.clipping if t.name in ("0.1 to 1 %", "more than 1 %"))
     if clipped:
-        yield "audio", f"{count(clipped, 'utterance')} with more than {100 * CLIPPED:g} % of the samples clipped."
+        yield "audio", f"{counted(clipped, 'utterance')} with more than {100 * CLIPPED:g} % of the samples clipped."
     unheard = sum(t.utterances for t in facts.clipping if t.name == "not listened to")
     if unheard:
         yield (
             "audio",
-            f"{count(unheard, 'utterance')} not listened to: damage, clipping, loudness are not known.",
+            f"{counted(unheard, 'utterance')} not listened to: damage, clipping, loudness are not known.",
         )
 
 
@@ -76,7 +77,7 @@ def _texts(facts: Facts) -> Iterator[tuple[str, str]]:
     if odd:
         yield (
             "shapes",
-            f"{count(odd, 'utterance')} more than {ODD_SPEED:g} times faster or slower than the language's median: "
+            f"{counted(odd, 'utterance')} more than {ODD_SPEED:g} times faster or slower than the language's median: "
             "does the text belong to the audio?",
         )
     for language in facts.languages:
@@ -87,4 +88,4 @@ def _texts(facts: Facts) -> Iterator[tuple[str, str]]:
                 yield "text", f"Language {name}: {script.count:,} of {total:,} characters are {script.name}."
     rare = sum(c.rare for language in facts.languages for c in language.characters)
     if rare:
-        yield "text", f"{count(rare, 'rare character')}."
+        yield "text", f"{counted(rare, 'rare character')}."

@@ -154,10 +154,6 @@ def bar(share: float) -> str:
     return f'<div class="scale" aria-hidden="true"><span style="width:{100 * min(max(share, 0), 1):.1f}%"></span></div>'
 
 
-def count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
 def hours(value: float) -> str:
     """Three digits after the point: an hour has 3,600 seconds, and small sets are to add up too."""
     return f"{value:,.1f}" if value >= 1000 else f"{value:,.3f}"

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from configs.wording import counted
 from manifests.schema import MIX
 from pipelines.reporting import charts
 from pipelines.reporting.counts import TOP, Breakdown, Extreme, Spread, Tally, Values
 from pipelines.reporting.facts import Facts
-from pipelines.reporting.html import NAME, bar, card, count, grid, hours, note, own, percent, section, span, start
+from pipelines.reporting.html import NAME, bar, card, grid, hours, note, own, percent, section, span, start
 
 SPLIT_COLUMNS = 6  # a column for each split, where there are not more than these
 _PERIODS = ((60, "up to 1 min"), (300, "1 to 5 min"), (1200, "5 to 20 min"), (3600, "20 to 60 min"))
@@ -55,9 +56,9 @@ def _more(found: Breakdown, name: str) -> str:
 
 def speakers_section(facts: Facts) -> str:
     unknown = facts.unnamed
-    said = f"{count(facts.speakers, 'speaker')} known by name."
+    said = f"{counted(facts.speakers, 'speaker')} known by name."
     if unknown.utterances:
-        said += f" {count(unknown.utterances, 'utterance')} ({hours(unknown.hours)} h) do not say who speaks."
+        said += f" {counted(unknown.utterances, 'utterance')} ({hours(unknown.hours)} h) do not say who speaks."
     if not facts.speakers:
         return section("speakers", "Speakers", f"<p>{said}</p>")
     named = facts.groups["speaker"].groups
@@ -211,7 +212,7 @@ def dropped_section(facts: Facts) -> str:
     lost_h = sum(lost.tally.hours for lost in facts.dropped)
     whole, whole_h = facts.utterances + utterances, facts.hours + lost_h
     said = (
-        f"<p>{count(utterances, 'utterance')} of {whole:,} ({percent(utterances, whole)}), "
+        f"<p>{counted(utterances, 'utterance')} of {whole:,} ({percent(utterances, whole)}), "
         f"{hours(lost_h)} of {hours(whole_h)} hours. Audio that could not be opened counts as 0 hours.</p>"
     )
     rows = [

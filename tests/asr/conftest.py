@@ -7,11 +7,17 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from livesite import Site, serve
 from toys import TEXTS, Toy, row_features, write_toys
 
 from asr import tokenizer
 from asr.checkpoint import Bundle
+from asr.endpoint import EndpointRules
+from asr.engines.torch_engine import TorchEngine
+from asr.live import http as live_http
+from asr.live import playlist as live_playlist
 from asr.model_config import ModelConfig
+from asr.stream import Listener
 from asr.tokenizer import Tokenizer
 from asr.transducer import BLANK, Transducer
 from shards.spec import FrontendSpec
@@ -77,6 +83,12 @@ def bundle(vocab: Tokenizer, make_model: MakeModel) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def listener(bundle: Bundle) -> Listener:
+    """In torch, greedy, with endpoints."""
+    return Listener(TorchEngine(bundle.model), bundle.tokenizer, bundle.spec, endpoints=EndpointRules())
+
+
+@pytest.fixture(scope="session")
 def hum() -> np.ndarray:
     """Two seconds at 16 kHz of a voice that rises and falls over a little noise."""
     time_s = np.arange(32000) / 16000
@@ -97,3 +109,12 @@ def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toys = [Toy(f"u{r}", TEXTS[r % len(TEXTS)], row_features(r, n)) for r, n in enumerate(lengths)]
     write_toys(folder, toys, FrontendSpec(mels=8), "logmel", per_shard=8)
     return folder
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A web server with live media; whoever listens to it tries again soon."""
+    monkeypatch.setattr(live_http, "PAUSE_S", 0.01)
+    monkeypatch.setattr(live_playlist, "RELOAD_S", 0.01)
+    with serve() as site:
+        yield site

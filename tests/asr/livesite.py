@@ -10,11 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import av
 import numpy as np
+
+from tests.webserver import serving
 
 
 @dataclass(slots=True)
@@ -94,26 +96,12 @@ class _Handler(BaseHTTPRequestHandler):
             os.close(self.connection.detach())
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: object, client_address: object) -> None: ...
-
-
 @contextlib.contextmanager
 def serve() -> Iterator[Site]:
     site = Site()
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"site": site}))
-    site.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with serving(_Handler, site=site) as server:
+        site.url = server.url
         yield site
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def encode(samples: np.ndarray, rate: int, to: str, form: str, codec: str, options: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections import Counter
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,17 @@ def arguments(toy: Path, out: Path, *more: str) -> list[str]:
 
 
 def train_with(count: int, command: list[str]) -> list[int]:
-    """The exit codes of so many ranks: this process, or copies of it, which have torch loaded already.
-
-    Where several run, `{rank}` in an argument is each one's own.
-    """
+    """The exit codes of so many ranks: this process, or copies of it."""
     if count == 1:
         return [train.main(command)]
+    processes = start_ranks(count, command)
+    for process in processes:
+        process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
+def start_ranks(count: int, command: list[str]) -> list[ForkProcess]:
+    """Copies of this process, which have torch loaded already. `{rank}` in an argument is each one's own."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     processes = [
@@ -74,9 +80,7 @@ def train_with(count: int, command: list[str]) -> list[int]:
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode or 0 for process in processes]
+    return processes
 
 
 def _rank(rank: int, count: int, port: int, command: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import io
 import json
 import threading
@@ -116,6 +117,19 @@ async def talk(to: Served, said: list[bytes | str], **options: Any) -> Heard:
 
         heard, _ = await asyncio.gather(hear(socket), say())
         return heard
+
+
+def request(
+    served: Served, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+    try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has seen enough
+            connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
 
 
 def spoken(pcm: bytes, size_bytes: int, **start: Any) -> list[bytes | str]:

@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,6 +21,7 @@ from asr.bundle import FACTS, VOCAB, WEIGHTS, locate
 from asr.checkpoint import Bundle
 from manifests import storage
 from tests.pipelines.httpd import Fault, Site, serve
+from tests.webserver import serving
 
 COMMIT = "5" * 40
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,19 +268,15 @@ class Hub(BaseHTTPRequestHandler):
 def hub(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import huggingface_hub.constants
 
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files = {f"en/small/{name}": data for name, data in files.items()} | files
-    server.seen, server.cuts = [], {}
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Hub) as started:
+        server: Any = started
+        server.files = {f"en/small/{name}": data for name, data in files.items()} | files
+        server.seen, server.cuts = [], {}
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
 
 
 def test_a_repository_of_the_hub(

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -185,6 +186,37 @@ def test_a_damaged_training_state_is_refused(saved: Path) -> None:
     (saved / checkpoint.TRAINING_FACTS).write_text("[]")
     with pytest.raises(ValueError, match=r"is damaged \(training\.json says nothing"):
         checkpoint.load_training(str(saved))
+
+
+def with_training(folder: Path, bundle: Bundle) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What training goes on from, also saved beside the bundle."""
+    training = {"momentum": torch.randn(50)}, {"position": {"step": 7}}
+    checkpoint.save(str(folder), bundle, training)
+    return training
+
+
+@pytest.mark.parametrize("place", [9, -1], ids=["name", "number"])
+def test_a_flipped_bit_in_the_training_state_is_refused(saved: Path, bundle: Bundle, place: int) -> None:
+    with_training(saved, bundle)
+    path = saved / checkpoint.TRAINING_TENSORS
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError) as refused:
+        checkpoint.load_training(str(saved))
+    assert str(refused.value) == (
+        f"{saved}: is damaged (training.safetensors was cut short or altered since it was written); say --force in "
+        "place of --resume to start over"
+    )
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_training_state_comes_back_also_from_before_it_had_a_hash(saved: Path, bundle: Bundle, earlier: bool) -> None:
+    tensors, facts = with_training(saved, bundle)
+    if earlier:
+        (saved / checkpoint.TRAINING_FACTS).write_text(json.dumps(facts))
+    found_tensors, found = checkpoint.load_training(str(saved))
+    assert found == facts and torch.equal(found_tensors["momentum"], tensors["momentum"])
 
 
 def test_another_version_is_refused(saved: Path) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from asr import audio, decode, tokenizer
-from asr.decode import Token
+from asr.decode import Said
 from asr.encoders import conformer
 from asr.encoders.conformer import LONGEST, REDUCTION, Config, Encoder, LayerState, State
 from asr.frontend import logmel
@@ -185,12 +185,12 @@ def small_options() -> dict[str, Any]:
     return {"layers": 2, "width": 16, "heads": 2, "kernel": 4, "channels": 3, "left": 5}
 
 
-def streamed(model: Transducer, feats_tf: Tensor) -> list[Token]:
+def streamed(model: Transducer, feats_tf: Tensor) -> list[Said]:
     """Tokens of an utterance of raw features whose chunks come one after another."""
     closing = model.closing_frames(len(feats_tf))
     feats_btf = functional.pad(model.normalise(feats_tf[None]), (0, 0, 0, closing))
     encoder, decoder = model.encoder.init_state(1), decode.init_state(model, 1)
-    tokens: list[Token] = []
+    tokens: list[Said] = []
     with torch.inference_mode():
         for part_btf in feats_btf.split(model.encoder.chunk * REDUCTION, 1):
             enc_bte, encoder = model.encoder.step(part_btf, encoder)
@@ -218,7 +218,7 @@ def test_streams_say_what_whole_utterances_of_a_batch_say_at_every_size_of_chunk
         model.encoder.chunk = size
         whole = decode.greedy(model, feats_btf, torch.tensor(lens))
         assert whole == [streamed(model, feats_btf[b, :frames]) for b, frames in enumerate(lens)]
-        said.append([token.id for tokens in whole for token in tokens])
+        said.append([token for tokens in whole for token, _ in tokens])
     assert all(len(set(ids)) > 3 for ids in said) and len(set(map(tuple, said))) > 1  # else nothing was compared
 
 
@@ -278,7 +278,7 @@ def test_it_learns_a_handful_of_real_utterances_for_chunks_of_every_size(speech_
         model.encoder.chunk = chunk
         whole = decode.greedy(model, pad_sequence(feats, batch_first=True), torch.tensor([len(f) for f in feats]))
         assert whole == [streamed(model, feats_tf) for feats_tf in feats]
-        said = [vocab.decode([token.id for token in tokens]) for tokens in whole]
+        said = [vocab.decode([token for token, _ in tokens]) for tokens in whole]
         assert sum(a == b for a, b in zip(said, texts, strict=True)) >= 6, said
         with torch.inference_mode():
             losses = model(*_batch([model.normalise(feats_tf) for feats_tf in feats], targets))

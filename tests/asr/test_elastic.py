@@ -135,7 +135,7 @@ def test_a_missing_shard_leaves_no_rank_waiting(toy: Path, tmp_path: Path, capfd
     assert train_with(2, [*command, "--max-missing-shards", "1"]) == [0, 0]
     printed = capfd.readouterr()
     assert printed.err.count("train-00002.tar: cannot be read, its utterances are left out") == 1
-    assert "10 times an utterance was left out, 1 shards cannot be read" in printed.out
+    assert "10 times an utterance was left out, 1 shard cannot be read" in printed.out
     for epoch in (1, 2):
         assert trained(tmp_path / "run", epoch) == ONCE - Counter(f"u{i}" for i in range(10, 15))
     (tmp_path / "s" / "train-00003.tar").unlink()  # each rank finds one of them, which is not too many for it

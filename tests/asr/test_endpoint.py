@@ -117,11 +117,24 @@ def test_who_starts_anew_hears_the_last_of_it_again(bundle: Bundle, make_model: 
         before = state
         ((update, state),) = stream.step_batch(listener, [before])
         assert update == Update()
-        if not state.encoded_frames:
-            end = before.origin_frames + before.encoded_frames + listener.block_frames
+        if not state.search.frames:
+            end = before.origin_frames + (before.search.frames + listener.grid) * listener.engine.traits.reduction
             assert state.origin_frames == end - 80
             heard.append(state.origin_frames)
     assert len(heard) == 5 and {b - a for a, b in itertools.pairwise(heard)} == {heard[1]}
+
+
+@pytest.mark.parametrize("rest", [0, 500])
+def test_the_frames_that_close_a_stream_are_no_pause(bundle: Bundle, hum: np.ndarray, rest: int) -> None:
+    """Nobody was silent in them, however many a model wants."""
+    model = copy.deepcopy(bundle.model)
+    model.config = replace(model.config, tail_frames=40)
+    ours, samples = replace(bundle, model=model), hum[: len(hum) - rest]
+    listener = listener_of(ours, endpoints=RULES)
+    _, state = stream.step(listener, samples, stream.start(listener))
+    update = stream.finish(listener, state)
+    assert update.final and update.endpoint == ""
+    assert rounded(recognise(ours, [samples], RULES)) == rounded(recognise(ours, [samples]))
 
 
 @pytest.mark.parametrize("values", [{"pause_s": 0}, {"silence_s": -1}, {"longest_s": float("nan")}, {"preroll_s": 1.2}])

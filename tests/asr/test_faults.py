@@ -3,15 +3,17 @@
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from runs import ONCE, arguments, make_inputs, records, stop_after, train_with, trained
+from runs import ONCE, arguments, make_inputs, records, start_ranks, stop_after, train_with, trained
 from toys import TEXTS, Toy, flac, write_toys
 
 from asr import data, train
@@ -20,6 +22,7 @@ from asr.data import Feed
 from asr.frontend import logmel
 from asr.missing import Missing
 from asr.tokenizer import Tokenizer
+from asr.training import heartbeat, step
 from asr.training.health import Lines
 from manifests import parquet
 from shards.cache import Cache
@@ -170,3 +173,65 @@ def test_a_mix_may_leave_an_epoch_with_fewer_utterances_than_ranks(toy: Path, tm
     epochs = [trained(tmp_path / "run", epoch) for epoch in range(1, 21)]
     assert {0, 1} <= {sum(seen.values()) for seen in epochs}
     assert sum(epochs, Counter()) == ONCE
+
+
+@pytest.fixture
+def fast_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.1)  # 1.5 s of silence in place of 45
+
+
+def before_step(patch: pytest.MonkeyPatch, rank: int, number: int, happens: Callable[[], object]) -> None:
+    """Let something happen to one rank before it takes its step of this number."""
+    take, taken = step.take, []
+
+    def interrupted(*args: Any) -> dict[str, float]:
+        taken.append(1)
+        if os.environ["RANK"] == str(rank) and len(taken) == number:
+            happens()
+        return take(*args)
+
+    patch.setattr(step, "take", interrupted)
+
+
+@pytest.mark.usefixtures("fast_heart")
+@pytest.mark.parametrize("rank", [0, 1])  # that of 0 keeps the store by which they hear of each other
+def test_a_machine_that_is_gone_without_a_word_ends_the_others(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rank: int
+) -> None:
+    """A stopped process closes no connection either."""
+    with monkeypatch.context() as patch:
+        before_step(patch, rank, 5, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+        processes = start_ranks(2, arguments(toy, tmp_path / "run"))
+    other = processes[1 - rank]
+    other.join(60)
+    processes[rank].kill()
+    for process in processes:
+        process.join()
+    assert other.exitcode == 1
+    error = capfd.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and f"train-asr: error: process {rank} on {socket.gethostname()} has given no" in error[0]
+    assert error[0].endswith("the same command with --resume goes on from the last checkpoint")
+    assert train_with(2, arguments(toy, tmp_path / "run")) == [0, 0]
+    assert trained(tmp_path / "run") == ONCE
+
+
+@pytest.mark.usefixtures("fast_heart")
+def test_ranks_that_are_slow_or_suspended_together_are_not_gone(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank may compile or recognise for long, and a batch system may stop all of them for a while."""
+    silence_s = 1.2 * heartbeat.BEAT_S * heartbeat.SILENT_BEATS
+    with monkeypatch.context() as patch:
+        before_step(patch, 1, 5, lambda: threading.Event().wait(2 * silence_s))
+        processes = start_ranks(2, arguments(toy, tmp_path / "run"))
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert not processes[0].join(0.05) and processes[0].is_alive()
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for process in processes:
+            assert process.pid is not None
+            os.kill(process.pid, number)
+        threading.Event().wait(silence_s if number == signal.SIGSTOP else 0)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert trained(tmp_path / "run") == ONCE

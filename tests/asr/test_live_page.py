@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from livesite import Reply, Site, entries, hls, playlist, serve
+from livesite import Reply, Site, entries, hls, playlist
 
-from asr.live import http as live_http
 from asr.live import page as live_page
 from asr.live import playlist as live_playlist
 from asr.live import url as live_url
@@ -40,14 +39,6 @@ class ToyLiveIE(InfoExtractor):
 def toylive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with installed(tmp_path_factory.mktemp("plugins"), "toylive", EXTRACTOR):
         yield
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(live_http, "PAUSE_S", 0.01)
-    monkeypatch.setattr(live_playlist, "RELOAD_S", 0.01)
-    with serve() as site:
-        yield site
 
 
 @pytest.fixture(scope="module")

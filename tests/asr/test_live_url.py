@@ -1,6 +1,5 @@
 """Live media over a real HTTP server: what comes is what was sent, and what is missed is told in seconds."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +11,12 @@ from livesite import Reply, Site, encode, entries, hls, playlist, serve
 from asr import audio
 from asr.live import hls as live_hls
 from asr.live import http as live_http
-from asr.live import playlist as live_playlist
 from asr.live import url as live_url
 from asr.live.feed import Feed, Gap, Note
 from manifests import web
 
 RATE = 16000
 SECONDS = 5
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(live_http, "PAUSE_S", 0.01)
-    monkeypatch.setattr(live_playlist, "RELOAD_S", 0.01)
-    with serve() as site:
-        yield site
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from asr.language import model as lm_model
 from asr.language.config import LmConfig
 from asr.language.model import LstmLm
 from asr.tokenizer import BLANK, Tokenizer
+from manifests import storage
+from tests.pipelines.httpd import serve
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one layer", "two layers"])
@@ -149,10 +151,41 @@ def test_a_damaged_bundle_is_refused_in_one_line(
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_it_is_read_from_an_object_store(pair: tuple[LstmLm, lm.LanguageModel, Path], bucket: str) -> None:
-    from manifests import storage
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPEECHMILL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
-    for path in pair[2].iterdir():
+
+@pytest.mark.usefixtures("cache")
+def test_it_is_read_from_an_object_store(pair: tuple[LstmLm, lm.LanguageModel, Path], bucket: str) -> None:
+    _, model, folder = pair
+    for path in folder.iterdir():
         storage.write_bytes(f"{bucket}/models/lm/{path.name}", path.read_bytes())
+    expected, _ = model.start(2)
     found, _ = lm.load(f"{bucket}/models/lm").start(2)
-    np.testing.assert_array_equal(found, pair[1].start(2)[0])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_it_comes_once_from_a_web_server_and_whole(
+    pair: tuple[LstmLm, lm.LanguageModel, Path], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, model, folder = pair
+    expected, _ = model.start(1)
+    with serve() as site:
+        site.files = {f"/lm/{path.name}": path.read_bytes() for path in folder.iterdir()}
+        whole = site.files["/lm/weights.safetensors"]
+        site.files["/lm/weights.safetensors"] = whole[:-1] + bytes([whole[-1] ^ 1])
+        with pytest.raises(OSError, match=r"weights\.safetensors: .*SHA-256"):
+            lm.load(f"{site.url}/lm")
+        site.files["/lm/weights.safetensors"] = whole
+        lm.load(f"{site.url}/lm")
+        assert f"fetching {site.url}/lm (" in capsys.readouterr().err
+        sent = site.sent
+        np.testing.assert_array_equal(lm.load(f"{site.url}/lm/").start(1)[0], expected)
+        assert site.sent - sent == len((folder / "lm.json").read_bytes()), "all else is here"
+        (copy,) = cache.glob("bundles/*/weights.safetensors")
+        copy.write_bytes(whole[:-1])
+        np.testing.assert_array_equal(lm.load(f"{site.url}/lm").start(1)[0], expected)
+        with pytest.raises(ValueError, match=r"/nothing: is not a language model \(no lm\.json\)"):
+            lm.load(f"{site.url}/nothing")

@@ -19,6 +19,7 @@ from asr import averaging, checkpoint, train
 from asr.tokenizer import Tokenizer
 from asr.training import step
 from asr.training.session import prepare
+from configs import cli
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +115,35 @@ def sigterm_at(patch: pytest.MonkeyPatch, rank: int, total: int) -> None:
     patch.setattr(step, "take", signalled)
 
 
+def note_order(patch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let processes note when a checkpoint is saved, and when one ends after SIGTERM."""
+    save = checkpoint.save
+
+    def note(what: str) -> None:
+        with path.open("a") as file:
+            file.write(f"{what}\n")
+
+    class Ends(cli.Terminated):
+        def __init__(self, text: str) -> None:
+            note("ends")
+            super().__init__(text)
+
+    patch.setattr(checkpoint, "save", lambda *args: (save(*args), note("saved")))
+    patch.setattr(cli, "Terminated", Ends)
+
+
 @pytest.mark.parametrize("total", [2, UTTERANCES // 2 - 1])  # in the middle of the epoch, and with its last step
 def test_a_sigterm_to_one_rank_ends_all_after_the_same_step(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int
 ) -> None:
+    """And none before that is saved: launchers end all when the first one ends."""
     command = [*arguments(toy, tmp_path / "run"), "epochs=2"]
     with monkeypatch.context() as patch:
         sigterm_at(patch, rank=1, total=total)
+        note_order(patch, tmp_path / "order")
         assert train_with(2, command) == [143, 143]
+    order = (tmp_path / "order").read_text().split()
+    assert order == sorted(order, reverse=True) and set(order) == {"saved", "ends"}
     saved = json.loads((tmp_path / "run" / "last" / "training.json").read_text())["position"]["total"]
     assert saved == total + 1
     assert train_with(2, command) == [0, 0]
@@ -291,7 +313,7 @@ def test_an_epoch_is_told_in_steps_of_the_optimiser(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train_with(1, [*arguments(toy, tmp_path / "run"), "optim.accumulate=100"]) == [0]
-    assert "epoch 1: 1 steps of 100 batches, " in capsys.readouterr().out
+    assert "epoch 1: 1 step of 100 batches, " in capsys.readouterr().out
     assert max(r["step"] for r in records(tmp_path / "run")) == 1
 
 
@@ -337,13 +359,24 @@ def test_no_memory_for_the_dev_set_is_one_line(
         (["optim.min_lr=.inf"], "optim.min_lr is inf; it must be 0 or more, and finite"),
         (["optim.accumulate=0"], "optim.accumulate is 0; it must be 1 or more"),
         (["model.kind=ctc", "loss.fastemit=0.1"], "loss.fastemit"),
+        (["model.predictor_dropout=1"], "model.predictor_dropout is 1; it must be from 0 to below 1"),
+        (["loss.eps=.nan"], "loss.eps is nan; it must be 0 or more, and finite"),
+        (["data.splice_s=-1"], "data.splice_s is -1; it must be 0 or more"),
+        (["optim.lr=abc"], "setting optim.lr=abc: optim.lr is 'abc'; it takes a number"),
         (["--init-from", "nowhere"], "is not a bundle"),
+        (["--init-from", "BUNDLE"], "frontend.mels 16 and 8"),
+        (["waveform=rooms"], "these shards hold logmel only"),
+        (["--mix", "tiny=1"], "--mix: gives no weight to large"),
     ],
 )
-def test_what_cannot_be_is_one_line(
-    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], expected: str
-) -> None:
+def test_what_cannot_be_is_one_line_before_any_work(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], bundle: checkpoint.Bundle, more: list[str],
+    expected: str,
+) -> None:  # fmt: skip
+    checkpoint.save(str(tmp_path / "bundle"), bundle)
+    more = [argument.replace("BUNDLE", f"{tmp_path}/bundle") for argument in more]
     assert train.main([*arguments(toy, tmp_path / "run"), *more]) == 1
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and expected in error[0]
+    printed = capsys.readouterr()
+    error = printed.err.strip().splitlines()
+    assert len(error) == 1 and expected in error[0] and "counting" not in printed.out
     assert not (tmp_path / "run").exists()

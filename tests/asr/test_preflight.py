@@ -1,6 +1,7 @@
 """What a training says and refuses before its first step, on corpora with the faults that corpora have."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,9 +144,12 @@ def test_real_speech_is_not_taken_for_silence_but_noise_is(speech_data: Path, st
     assert "speech-" not in said and ": 4 of a sample" in said
 
 
-def test_characters_that_the_vocabulary_lacks(start: Start) -> None:
+def test_characters_that_the_vocabulary_lacks(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [*TEXTS, "the café naïve", "a dog's café"]
+    encode, asked = Tokenizer.encode, Counter[str]()
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text: asked.update([text]) or encode(self, text))
     said = found(start(good(30, texts)), "vocabulary:")
+    assert set(asked.values()) == {1}, "the sample is looked at once"
     assert "% of the characters are unknown: 'f' " in said and "'é' 8 times" in said and "'ï' 4 times" in said
     assert "'c'" not in said
 

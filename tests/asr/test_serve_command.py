@@ -23,7 +23,7 @@ from asr.serve import main
 from asr.serving import server
 from asr.stream import Listener
 
-COMMAND = [sys.executable, "-c", "from asr.serve import command; command()"]
+COMMAND = [sys.executable, "-c", "from asr import commands; commands.serve_asr()"]
 
 
 @pytest.fixture(scope="module")

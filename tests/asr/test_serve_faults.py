@@ -2,22 +2,19 @@
 
 import asyncio
 import contextlib
-import http.client
 import io
 import json
 import socket
 import struct
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from served import START, Heard, Served, hear, opus, pcm16, recognised, serve, spoken, talk
+from served import START, Heard, Served, hear, opus, pcm16, recognised, request, serve, spoken, talk
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from asr.checkpoint import Bundle
@@ -26,13 +23,7 @@ from asr.engines.torch_engine import TorchEngine
 from asr.serving.limits import QUEUE_S, Limits
 from asr.stream import Listener
 
-NOISE = np.random.default_rng(1).normal(0, 0.1, 16000)
 LIMITS = Limits(streams=3, minutes=0.1, upload_mb=0.25, idle_s=0.4, origins=("https://friend.example",))
-
-
-@pytest.fixture(scope="module")
-def listener(bundle: Bundle) -> Listener:
-    return Listener(TorchEngine(bundle.model), bundle.tokenizer, bundle.spec, endpoints=EndpointRules())
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +40,10 @@ def free_again(served: Served) -> Iterator[None]:
     assert asyncio.run(talk(served, [json.dumps(START), '{"type": "end"}'])).code == 1000
 
 
-def written(samples_t: np.ndarray, rate: int, form: str) -> bytes:
+def vorbis() -> bytes:
     out = io.BytesIO()
-    soundfile.write(out, samples_t, rate, format=form)
+    soundfile.write(out, np.random.default_rng(1).normal(0, 0.1, 16000), 16000, format="OGG")
     return out.getvalue()
-
-
-def wav(seconds: float) -> bytes:
-    return written(np.resize(NOISE, round(seconds * 8000)), 8000, "WAV")
 
 
 def start(**fields: Any) -> str:
@@ -100,6 +87,25 @@ def test_words_before_a_fault_are_still_told(served: Served, listener: Listener,
     heard = asyncio.run(talk(served, said))
     exact = np.frombuffer(pcm16(hum), "<i2").astype(np.float32) / 32768
     assert heard.code == 1007 and heard.final == recognised(listener, exact) != []
+    assert [m["type"] for m in heard.messages][-2:] == ["error", "last"]
+
+
+@pytest.mark.usefixtures("free_again")
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("parts", [[b'{"type": "start\xff"}'], [b'{"type": "', b'\xc3("}']], ids=["whole", "fragments"])
+def test_a_text_that_is_not_utf8_is_refused_and_not_logged(
+    served: Served, caplog: pytest.LogCaptureFixture, begun: bool, parts: list[bytes]
+) -> None:
+    async def say() -> Heard:
+        async with served.socket() as client:
+            if begun:
+                await client.send(start())
+            await client.send(parts if len(parts) > 1 else parts[0], text=True)
+            return await hear(client)
+
+    heard = asyncio.run(say())
+    assert heard.code == 1007 and "no JSON in UTF-8" in heard.error == heard.reason
+    assert caplog.text == ""
 
 
 @pytest.mark.usefixtures("free_again")
@@ -134,7 +140,7 @@ def test_a_message_that_never_ends(served: Served) -> None:
 def test_a_silent_client(served: Served, said: list[bytes | str]) -> None:
     heard = asyncio.run(talk(served, said))
     assert heard.code == 1008 and heard.error == "nothing came for 0.4 s"
-    assert [m["type"] for m in heard.messages][-2:] == (["last", "error"] if said else ["error"])
+    assert [m["type"] for m in heard.messages][-2:] == (["error", "last"] if said else ["error"])
 
 
 def test_200_clients_at_once(listener: Listener) -> None:
@@ -308,7 +314,7 @@ def test_cut_opus(served: Served, hum: np.ndarray, container: str, share: float)
         (b"RIFF1234WAVE", "neither Ogg nor WebM"),
         (b"OggS" + b"\0" * 5000, "cannot be decoded"),
         (b"\x1a\x45\xdf\xa3" + b"\xff" * 5000, "cannot be decoded"),
-        (written(NOISE, 16000, "OGG"), "has no Opus in it"),
+        (vorbis(), "has no Opus in it"),
     ],
 )
 def test_what_is_no_opus(served: Served, data: bytes, complaint: str) -> None:
@@ -335,68 +341,3 @@ def test_a_stream_that_fails_does_so_alone(bundle: Bundle, hum: np.ndarray) -> N
         assert failed.code == 1011 and failed.error == "recognition has failed; the server's log says why"
         assert well.code == also_well.code == 1000 and well.final == also_well.final != []
         assert "speechmill_errors_total 1" in served.get("/metrics").splitlines()
-
-
-def request(
-    served: Served, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
-    try:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has seen enough
-            connection.request(method, path, body, headers or {})
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
-
-
-@pytest.mark.parametrize(
-    ("query", "body", "status", "complaint"),
-    [
-        ("", b"", 422, "the body is empty"),
-        ("", b"hello", 422, "cannot be read as audio"),
-        ("", wav(2)[:9000], 422, "truncated"),
-        ("", b"\0" * 300_000, 413, "0.25 MB"),
-        ("", iter([b"\0" * 100_000] * 3), 413, "0.25 MB"),
-        ("", wav(6.5), 413, "0.1 minutes"),
-        ("?format=doc", wav(1), 422, "format doc is not known"),
-        ("?hotwords=a", wav(1), 422, "hotwords is not known"),
-        ("?hotword=" + "a" * 201, wav(1), 422, "at most 200 hotwords"),
-        ("?hotword=%C3%98", wav(1), 422, "the vocabulary has no"),
-    ],
-)
-def test_uploads_that_cannot_be(served: Served, query: str, body: Any, status: int, complaint: str) -> None:
-    found, text = request(served, "POST", f"/transcribe{query}", body)
-    assert found == status and complaint in json.loads(text)["error"] and "/dev/fd" not in text
-
-
-def test_a_form_is_refused_with_what_to_do(served: Served) -> None:
-    status, text = request(served, "POST", "/transcribe", b"--x", {"Content-Type": "multipart/form-data; boundary=x"})
-    assert status == 415 and "--data-binary @FILE" in text
-
-
-@pytest.mark.usefixtures("free_again")
-def test_an_upload_that_stops_coming(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.port)) as client:
-        client.sendall(b"POST /transcribe HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nRIFF")
-        assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
-
-
-def test_nothing_of_an_upload_stays(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with socket.create_connection(("127.0.0.1", served.port)) as client:
-        client.sendall(b"POST /transcribe HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nRIFF" + b"\0" * 5000)
-        served.until("speechmill_streams 1")
-        assert list(tmp_path.iterdir()) == []  # it never has a name
-    served.until("speechmill_streams 0")
-
-
-def test_an_upload_makes_the_server_open_nothing_else(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """FFmpeg takes such texts for a list of files, relative to where it runs, and for a call that it is to answer."""
-    monkeypatch.chdir(tmp_path)
-    Path("secret.wav").write_bytes(wav(1))
-    for text in ("ffconcat version 1.0\nfile secret.wav\n", "v=0\nc=IN IP4 127.0.0.1\nm=audio 40000 RTP/AVP 0\n"):
-        status, answer = request(served, "POST", "/transcribe", text.encode())
-        assert status == 422 and "cannot be read as audio" in answer

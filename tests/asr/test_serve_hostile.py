@@ -14,9 +14,6 @@ import pytest
 from served import START, Heard, Served, hear, serve, talk
 from websockets.exceptions import ConnectionClosed
 
-from asr.checkpoint import Bundle
-from asr.endpoint import EndpointRules
-from asr.engines.torch_engine import TorchEngine
 from asr.serving import server
 from asr.serving.limits import Limits
 from asr.stream import Listener
@@ -26,11 +23,6 @@ UPGRADE = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
 )
 START_OPUS = '{"type": "start", "format": "opus"}'
-
-
-@pytest.fixture(scope="module")
-def listener(bundle: Bundle) -> Listener:
-    return Listener(TorchEngine(bundle.model), bundle.tokenizer, bundle.spec, endpoints=EndpointRules())
 
 
 @pytest.fixture(scope="module")

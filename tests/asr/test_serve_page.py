@@ -10,9 +10,6 @@ import soundfile
 from browser import BROWSER, Tab, browse
 from served import Served, recognised, serve
 
-from asr.checkpoint import Bundle
-from asr.endpoint import EndpointRules
-from asr.engines.torch_engine import TorchEngine
 from asr.serving.limits import Limits
 from asr.stream import Listener
 
@@ -30,11 +27,6 @@ new MutationObserver(changes => { for (const change of changes) {
   if (change.type === "characterData" && change.target.parentElement?.className === "final") rewritten++;
 } }).observe(document.getElementById("transcript"), { childList: true, subtree: true, characterData: true });
 """
-
-
-@pytest.fixture(scope="module")
-def listener(bundle: Bundle) -> Listener:
-    return Listener(TorchEngine(bundle.model), bundle.tokenizer, bundle.spec, endpoints=EndpointRules())
 
 
 @pytest.fixture(scope="module")

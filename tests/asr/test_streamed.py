@@ -162,8 +162,14 @@ def test_shards_with_audio_stream_and_others_say_what_to_give(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--shards", "s", "--beam", "4"], "--beam: says how to stream; say --streaming, too"),
-        (["--manifest", "m"], "--manifest: says how to stream"),
+        (["--shards", "s", "--beam", "4"], "--beam: is only for --streaming; say that too, or leave out --beam"),
+        (["--shards", "s", "--hotword", "a"], "--hotword: is only for --streaming; say that too"),
+        (["--shards", "s", "--splits", "a"], "--splits: goes with --manifest and --streaming"),
+        (
+            ["--manifest", "m"],
+            "--manifest: its audio is recognised as it streams; say --streaming too",
+        ),
+        (["--files", "l"], "--files: its audio is recognised as it streams"),
         (["--files", "{list}", "--streaming", "--chunk-ms", "0"], "--chunk-ms 0: must be 1 or more"),
         (["--files", "{list}", "--streaming", "--splits", "dev"], "--splits: goes with --manifest"),
         (["--files", "{bad}", "--streaming"], "no column path and no column text"),
@@ -201,7 +207,7 @@ def test_a_model_without_a_head_has_a_word_error_rate_and_no_delays(
     assert (
         "delays: none: the model has no CTC head; name a bundle that has one with --aligner" in capsys.readouterr().out
     )
-    assert evaluate.main([*command, "--aligner", saved]) == 0
+    assert evaluate.main([*command, "--aligner", saved, "--force"]) == 0
     assert "aligned: 3 utterances" in capsys.readouterr().out
 
 

@@ -86,7 +86,7 @@ def check(bundle: Bundle, recordings: list[np.ndarray]) -> int:
     listener = listener_of(bundle)
     whole = together(listener, [[samples] for samples in recordings])
     for said, tokens in zip(whole, offline, strict=True):
-        assert " ".join(w.text for w in said).split() == bundle.tokenizer.decode([t.id for t in tokens]).split()
+        assert " ".join(w.text for w in said).split() == bundle.tokenizer.decode([token for token, _ in tokens]).split()
     for chunk_ms in CHUNKS_MS:
         chunks = [chunks_of(samples, chunk_ms, bundle.spec.sample_rate) for samples in recordings]
         for said, streamed in zip(whole, together(listener, chunks), strict=True):

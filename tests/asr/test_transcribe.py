@@ -12,18 +12,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from livesite import Reply, Site, encode, entries, hls, playlist, serve
+from livesite import Reply, Site, encode, entries, hls, playlist
 
 from asr import checkpoint, transcribe
 from asr.checkpoint import Bundle
 from asr.live import http as live_http
-from asr.live import playlist as live_playlist
 from asr.live import screen as live_screen
 from asr.transcribing import batch, transcript
 from asr.transcribing.recordings import find
@@ -151,7 +150,10 @@ def test_a_file_that_cannot_be_read_gets_a_line_and_the_others_go_on(
         (["a.wav", "b.wav", "--format", "srt"], "name a folder for them with --out"),
         (["x/a.wav", "y/a.flac", "--out", "o"], "the transcripts of both would be o/a.txt"),
         (["."], "no audio file is in this folder"),
-        (["file.wav", "mic"], "1 of 2 files"),
+        (
+            ["file.wav", "mic"],
+            "mic: the microphone is heard alone; leave out mic or the others (a file of this name: ./mic)",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -191,7 +193,7 @@ def test_a_terminal_that_lacks_letters_gets_escapes(
 
 
 def test_where_standard_output_is_closed_it_says_nothing(folder: Path, tmp_path: Path) -> None:
-    code = "from asr import transcribe; transcribe.command()"
+    code = "from asr import commands; commands.transcribe()"
     argv = [str(folder / "audio" / "a.wav"), "--out", str(tmp_path), "--bundle", str(folder / "bundle")]
     script = 'exec "$@" >&-'
     child = subprocess.run(
@@ -227,14 +229,6 @@ def test_what_a_server_says_cannot_command_the_terminal(capsys: pytest.CaptureFi
     live_screen.Terminal(sys.stdout).note(text)
     out, err = capsys.readouterr()
     assert "\x07" not in out + err and "\x1b[2J" not in out + err and "\x1b" not in err
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(live_http, "PAUSE_S", 0.01)
-    monkeypatch.setattr(live_playlist, "RELOAD_S", 0.01)
-    with serve() as site:
-        yield site
 
 
 def test_a_live_stream_says_what_its_recording_says(
@@ -332,6 +326,12 @@ def test_an_error_in_the_middle_keeps_the_words_before_it(
     code, out, err = command(f"{site.url}/live.m3u8")
     assert code == 1 and out.strip() != "" and out.endswith("\n")
     assert "500 Internal Server Error; gave up after" in err.splitlines()[-1]
+
+
+def test_an_address_that_leads_nowhere_is_one_line(site: Site, command: Command) -> None:
+    code, out, err = command(f"{site.url}/gone.mp3")
+    assert code == 1 and out == ""
+    assert err == f"transcribe: error: {site.url}/gone.mp3: the server answers 404 Not Found\n"
 
 
 def test_a_full_disk_ends_the_recording_and_not_the_words(

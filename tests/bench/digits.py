@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+COPIES = ("--augment", "all", "--copies", "3")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -28,7 +29,8 @@ def main() -> None:
     manifest, shards, vocab = out / "manifest", out / "shards", out / "vocab"
     run("pipelines.prepare", "folder", "--list", out / "list.tsv", "--root", digits, "--out", manifest)
     run("pipelines.vocab", "--manifest", manifest, "--type", "char", "--out", vocab)
-    run("pipelines.featurize", "--manifest", manifest, "--frontend", "8k", "--workers", "0", "--out", shards)
+    run("pipelines.featurize", "--manifest", manifest, "--frontend", "8k", "--workers", "0", "--out", shards,
+        *COPIES)  # fmt: skip
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda seed: train_and_score(out, shards, vocab, seed), range(seeds)))
     print("\n| seed | WER on the unseen speaker | 95 % interval | minutes of training |\n|---|---|---|---|")
@@ -62,7 +64,7 @@ def train_and_score(out: Path, shards: Path, vocab: Path, seed: int) -> tuple[fl
 
 
 def run(module: str, *arguments: object, log: Path | None = None) -> None:
-    code = f"from {module} import command; command()"
+    code = f"from configs import cli; cli.start({module!r})"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE
     )

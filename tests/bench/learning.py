@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from digits import ENVIRONMENT, run
+from digits import COPIES, ENVIRONMENT, run
 
 HELD_OUT, DEV_EVERY = "yweweler", 20
 MANY = 1000  # epochs, for a training that the clock ends
@@ -86,7 +86,7 @@ def digits(folder: Path, out: Path) -> list[Side]:
     run("pipelines.prepare", "folder", "--list", out / "list.tsv", "--root", folder, "--out", manifest,
         "--keep-leaks", "sentence", "speaker")  # fmt: skip
     letters = vocab(manifest, out / "vocab", "char", None)
-    return [prepared(manifest, out, "digits", "8k", letters, "last"), origin(manifest, out, "8k")]
+    return [prepared(manifest, out, "digits", "8k", letters, "last", COPIES), origin(manifest, out, "8k")]
 
 
 def origin(manifest: Path, out: Path, frontend: str) -> Side:
@@ -95,9 +95,22 @@ def origin(manifest: Path, out: Path, frontend: str) -> Side:
     return prepared(manifest, out, str(config), frontend, model, "best")
 
 
-def prepared(manifest: Path, out: Path, config: str, frontend: str, model: Path, rule: str) -> Side:
-    shards = out / f"shards-{frontend}"
-    run("pipelines.featurize", "--manifest", manifest, "--frontend", frontend, "--workers", "0", "--out", shards)
+def prepared(
+    manifest: Path, out: Path, config: str, frontend: str, model: Path, rule: str, copies: tuple[str, ...] = ()
+) -> Side:
+    shards = out / f"shards-{frontend}{'-copies' * bool(copies)}"
+    run(
+        "pipelines.featurize",
+        "--manifest",
+        manifest,
+        "--frontend",
+        frontend,
+        "--workers",
+        "0",
+        "--out",
+        shards,
+        *copies,
+    )
     name = Path(config).stem
     changed = [f"epochs={MANY}", f"frontend={frontend}"] if name == "e4d1-origin" else []
     return Side(name, config, frontend, model, shards, rule, tuple(changed))
@@ -106,7 +119,7 @@ def prepared(manifest: Path, out: Path, config: str, frontend: str, model: Path,
 def vocab(manifest: Path, out: Path, kind: str, size: int | None) -> Path:
     """A vocabulary of the size, or of the largest that the texts have pieces for."""
     wanted = [] if size is None else ["--size", str(size)]
-    code = "from pipelines.vocab import command; command()"
+    code = "from pipelines import commands; commands.build_vocab()"
     command = [sys.executable, "-c", code, "--manifest", str(manifest), "--type", kind, "--out", str(out), *wanted]
     done = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True)
     largest = re.search(r"the largest possible is --size (\d+)", done.stderr)

@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import pytest
 
 from configs import cli
 
+ROOT = Path(__file__).resolve().parents[2]
 Printed = pytest.CaptureFixture[str]
 
 
@@ -97,3 +102,41 @@ def test_a_person_reads_text_and_a_program_pure_json(capsys: Printed) -> None:
 def test_a_table_lines_up() -> None:
     table = cli.table(["split", "hours"], [["train", "1.00"], ["d", "100.00"]])
     assert table == "split   hours\ntrain    1.00\nd      100.00"
+
+
+INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)\n"
+BODY = """
+def body(args):
+    print("at work", flush=True)
+    {body}
+    print("done", flush=True)
+
+def main():
+    return cli.run(body, argparse.ArgumentParser(prog="bake"), [])
+"""
+
+
+@pytest.mark.parametrize(
+    ("importing", "body", "handled", "code", "out", "err"),
+    [
+        (INTERRUPT, "", True, 130, "", ""),
+        ("", INTERRUPT, True, 130, "at work\n",
+         "bake: error: stopped; the same command continues from what was finished\n"),
+        (INTERRUPT, INTERRUPT, False, 0, "at work\ndone\n", ""),
+    ],
+    ids=["while modules are imported", "at work", "ignored"],
+)  # fmt: skip
+def test_ctrl_c_ends_a_command_without_a_traceback(
+    tmp_path: Path, importing: str, body: str, handled: bool, code: int, out: str, err: str
+) -> None:
+    imports = f"import argparse, os, signal\nfrom configs import cli\n{importing}"
+    (tmp_path / "baking.py").write_text(imports + BODY.format(body=body))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler if handled else signal.SIG_IGN)
+    try:  # a child of a shell's `&` begins with the signal ignored
+        done = subprocess.run(
+            [sys.executable, "-c", "from configs import cli; cli.start('baking')"], capture_output=True, text=True,
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)

@@ -114,6 +114,36 @@ def test_overrides_reach_nested_values_and_are_checked_like_the_file(write: Writ
             load.load(Recipe, path, "none", [override])
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["oven.heat_c=hot"], "setting oven.heat_c=hot: oven.heat_c is 'hot'; it takes a number"),
+        (["oven.rakc=1"], "setting oven.rakc=1: oven: unknown key rakc (did you mean rack?)"),
+        (["ovne.rack=1"], "setting ovne.rack=1: unknown key ovne (did you mean oven?)"),
+        (["oven={rack: top}"], "setting oven={rack: top}: oven.rack is 'top'; it takes a whole number"),
+        (["salt.fine=1"], "setting salt.fine=1: salt is {'fine': 1}; it takes a number"),
+        (["grain=oat", "grain=nut"], "setting grain=nut: grain is 'nut'; it can be rye, wheat"),
+        (["oven=3"], "setting oven=3: oven: expected keys with values, found 3"),
+        (["oven.rack=1", "times_s=[3]"], "FILE: size is [1]; it takes 2 values"),
+        (["oven.rack=1", "size=[1, 2]"], "FILE: times_s is 3; it takes a list such as [1, 2]"),
+    ],
+)
+def test_a_wrong_value_is_blamed_on_the_file_or_on_the_setting_that_gave_it(
+    write: Write, settings: list[str], message: str
+) -> None:
+    path = write("name: a\nsize: [1]\ntimes_s: 3" if "FILE" in message else "name: a")
+    with pytest.raises(ValueError) as err:
+        load.load(Recipe, path, "none", settings)
+    assert str(err.value) == message.replace("FILE", path)
+
+
+def test_a_setting_is_not_blamed_for_what_stands_beside_it(write: Write) -> None:
+    path = write("name: a\noven: {heat: 1}")
+    with pytest.raises(ValueError) as err:
+        load.load(Recipe, path, "none", ["oven.rack=1"])
+    assert str(err.value) == f"{path}: oven: unknown key heat (did you mean heat_c?)"
+
+
 @given(st.floats(allow_nan=False), st.integers(), st.booleans(), st.text(max_size=5))
 def test_what_asdict_gives_is_read_back(salt: float, rack: int, fan: bool, name: str) -> None:
     recipe = Recipe(name, Oven(salt, rack, fan), (salt,), (rack, rack), "wheat", salt)

@@ -7,7 +7,9 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.webserver import serving
 
 
 @dataclass(slots=True)
@@ -127,25 +129,12 @@ class _Handler(BaseHTTPRequestHandler):
             seen.sent += len(piece)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        pass  # a client that was killed
-
-
 @contextlib.contextmanager
 def serve() -> Iterator[Site]:
     site = Site()
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"site": site}))
-    site.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield site
-    finally:
-        site.release.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(_Handler, site=site) as server:
+        site.url = server.url
+        try:
+            yield site
+        finally:
+            site.release.set()

@@ -104,7 +104,7 @@ def finished(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    code = "from pipelines.sweep import command; command()"
+    code = "from pipelines import commands; commands.sweep_asr()"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", code, *arguments], **pipes)  # type: ignore[call-overload]
 
@@ -338,9 +338,8 @@ def test_a_result_is_read_from_what_training_and_evaluation_leave(tmp_path: Path
     scored = [Scored(f"u{i}", "toy", "dev", f"s{i % 11}", 1.0, "a b c", "a b d" if i % 11 == 3 else "a b c")
               for i in range(22)]  # fmt: skip
     (tmp_path / "wer.json").write_text(json.dumps(score(scored).to_json()))
-    position = {"epoch": 2, "step": 3, "total": 23, "plan_steps": 10, "done_share": 0.5}
     (tmp_path / "last").mkdir()
-    (tmp_path / "last" / "training.json").write_text(json.dumps({"position": position}))
+    (tmp_path / "last" / "training.json").write_text(json.dumps({"position": {"total": 23}, "epochs": 2.65}))
     lines = [{"step": 10, "epoch": 1, "loss": 9}, {"step": 10, "epoch": 1, "dev_wer": 0.8}, {"step": 20, "loss": 7}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"st')
     found = measured(str(tmp_path), str(tmp_path / "wer.json"), hours_an_epoch=4.0, spent_s=90.0)

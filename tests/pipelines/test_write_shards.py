@@ -296,7 +296,7 @@ def test_a_file_that_broke_after_its_manifest_was_made_is_dropped_with_a_reason(
     broken = utterances[2]
     Path(broken.audio).write_bytes(b"RIFF, once")
     assert run(tmp_path / "in", tmp_path / "out") == 0
-    assert "dropped: undecodable: 1 utterances" in capsys.readouterr().out
+    assert "dropped: undecodable: 1 utterance," in capsys.readouterr().out
     (row,) = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
     assert (row["id"], row["split"], row["duration_s"]) == (broken.id, "train", broken.duration_s)
     assert row["reason"] == "undecodable" and broken.audio in row["detail"]
@@ -360,7 +360,7 @@ def test_a_few_that_cannot_be_read_are_quarantined_and_counted(
     utterances = corpus(tmp_path / "in", 20)
     fail(utterances[3])
     assert run(tmp_path / "in", tmp_path / "out") == 0
-    assert "dropped: quarantined: 1 utterances" in capsys.readouterr().out
+    assert "dropped: quarantined: 1 utterance," in capsys.readouterr().out
     (row,) = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
     assert (row["id"], row["reason"]) == (utterances[3].id, "quarantined") and "Input/output error" in row["detail"]
     check_contents([tmp_path / "out" / "train-00000.tar"], [u for u in utterances if u is not utterances[3]])
