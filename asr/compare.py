@@ -83,8 +83,9 @@ def compare(args: argparse.Namespace) -> None:
                 else:
                     results[made.candidate].append(found)
     outcomes = _outcomes(chosen, reasons, results, utterances)
+    times = counted(args.repeats, "time")
     about = {"Bundle": args.bundle, "Speech": f"{speech.name}, {counted(len(utterances), 'utterance')}",
-             "Measured": f"{args.repeats} times each in turn, one thread, a process each; {machine()}"}  # fmt: skip
+             "Measured": f"{times} each in turn, one thread, a process each; {machine()}"}  # fmt: skip
     _write(args, outcomes, about)
 
 

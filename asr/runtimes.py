@@ -9,6 +9,7 @@ from asr.engine import Engine
 from asr.searching.hypotheses import SearchOptions
 from asr.stream import Listener
 from asr.tokenizer import Tokenizer
+from configs import cli
 from manifests import storage
 from shards.spec import FrontendSpec
 
@@ -30,14 +31,8 @@ def open_listener(
     damaged, or is not for this runtime.
     """
     folder = bundle.locate(uri)
-    if storage.exists(storage.join(folder, bundle.EXPORT)):
-        opened = _exported(uri, folder, runtime, device, threads)
-    elif runtime not in (None, "torch"):
-        raise ValueError(f"{uri}: is a bundle for --runtime torch; for {runtime} give what export-asr --bundle {uri} "
-                         f"--to {runtime} --out FOLDER makes of it")  # fmt: skip
-    else:
-        opened = _trained(folder, device, threads)
-    engine, tokenizer, spec = opened
+    with cli.loading():
+        engine, tokenizer, spec = _open(uri, folder, runtime, device, threads)
     search = search or SearchOptions()
     if search.lm is not None and search.lm.vocab_fingerprint != tokenizer.fingerprint:
         raise ValueError(f"--lm: was trained with another vocabulary than {uri}; say train-lm --vocab with the "
@@ -46,6 +41,15 @@ def open_listener(
 
 
 Opened = tuple[Engine, Tokenizer, FrontendSpec]
+
+
+def _open(uri: str, folder: str, runtime: Runtime | None, device: str, threads: int) -> Opened:
+    if storage.exists(storage.join(folder, bundle.EXPORT)):
+        return _exported(uri, folder, runtime, device, threads)
+    if runtime not in (None, "torch"):
+        raise ValueError(f"{uri}: is a bundle for --runtime torch; for {runtime} give what export-asr --bundle {uri} "
+                         f"--to {runtime} --out FOLDER makes of it")  # fmt: skip
+    return _trained(folder, device, threads)
 
 
 def _trained(folder: str, device: str, threads: int) -> Opened:

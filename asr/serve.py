@@ -5,6 +5,7 @@ import argparse
 from asr import runtimes, stream
 from asr.serving.limits import Limits
 from configs import cli
+from configs.wording import counted
 
 _PACKAGES = ("h11", "starlette", "uvicorn", "websockets")
 
@@ -34,7 +35,8 @@ def serve(args: argparse.Namespace) -> None:
     """Until SIGTERM or Ctrl-C."""
     limits = Limits(args.max_streams, args.max_minutes, args.max_upload_mb, args.idle_s, tuple(args.allow_origin))
     try:
-        from asr.serving import server
+        with cli.loading():
+            from asr.serving import server
     except ModuleNotFoundError as err:
         if (err.name or "").partition(".")[0] not in _PACKAGES:
             raise
@@ -45,8 +47,9 @@ def serve(args: argparse.Namespace) -> None:
     shown = f"[{args.host}]" if ":" in args.host else args.host
 
     def started(port: int) -> None:
-        print(f"serve-asr: http://{shown}:{port}/ is ready for {limits.streams} streams", flush=True)
+        print(f"serve-asr: http://{shown}:{port}/ is ready for {counted(limits.streams, 'stream')}", flush=True)
 
     metrics = server.run(listener, limits, args.hotwords, bound, started)
     streams = sum(metrics.started.values())
-    print(f"serve-asr: stopped after {streams} streams with {metrics.audio_s:.1f} s of audio", flush=True)
+    heard = f"{counted(streams, 'stream')} with {metrics.audio_s:.1f} s of audio"
+    print(f"serve-asr: stopped after {heard}", flush=True)

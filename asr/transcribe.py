@@ -23,6 +23,7 @@ from asr.stream import Listener
 from asr.transcribing import batch, recordings, transcript
 from asr.transcribing.recordings import Recording
 from configs import cli
+from configs.wording import counted
 from manifests import remote, storage
 
 MIC = "mic"
@@ -129,7 +130,7 @@ def _files(args: argparse.Namespace) -> None:
             print(outputs[number], flush=True)
         written = io.StringIO()
     if failed:
-        raise ValueError(f"{failed} of {len(found)} files could not be read to their end")
+        raise ValueError(f"{failed} of {counted(len(found), 'file')} could not be read to the end")
 
 
 Piece = tuple[int, str, str | None]  # number of a file, text of it; at its end why it ends early, "" if it does not
@@ -203,7 +204,7 @@ def _live(args: argparse.Namespace, heard: Heard) -> None:
             if ended or heard.audio_s or heard.missed_s:  # else the error says all there is to say
                 screen.note(heard.summary())
             if overruns is not None and overruns.count:
-                screen.note(f"the sound card lost sound {overruns.count} times")
+                screen.note(f"the sound card lost sound {counted(overruns.count, 'time')}")
     if heard.stopped == signal.SIGINT and source == MIC:
         heard.stopped = 0
     if heard.lost:

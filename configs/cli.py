@@ -1,13 +1,15 @@
 """What all commands share: one clear line for an error, exit codes, the summary for a person or a program."""
 
 import argparse
+import contextlib
 import errno
 import importlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -25,6 +27,23 @@ def start(module: str) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as behind a script's `&`
         signal.signal(signal.SIGINT, _stop)
     leave(importlib.import_module(module).main())
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Within it Ctrl-C ends the process as in `start`: for what a command at work imports, and loads with that.
+
+    ONNX Runtime took the exception for a bundle that it cannot run, and once it was lost, so that a server went on.
+    """
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not raises or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

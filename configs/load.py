@@ -12,6 +12,7 @@ import yaml
 
 FOLDER = Path(__file__).parent
 Config = TypeVar("Config")
+TAKES = {int: "a whole number", str: "text", bool: "true or false", dict: "keys with values"}
 
 
 def load(kind: type[Config], name: str, folder: str, overrides: list[str] | None = None) -> Config:
@@ -133,7 +134,7 @@ def _convert(hint: Any, value: Any, where: _Place) -> Any:
         return _number(value, where)
     hint = origin or hint  # dict[str, Any] is a dict
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{where} is {value!r}; it takes {'a whole number' if hint is int else f'a {hint.__name__}'}")
+        raise ValueError(f"{where} is {value!r}; it takes {TAKES[hint]}")
     return value
 
 

@@ -143,8 +143,8 @@ def _work(run: Run) -> Work:
         yield from _train(run, folder)
     log = storage.join(run.folder, "evaluate.log")
     with contextlib.ExitStack() as stack:
-        # not the best bundle: that was chosen by these very utterances
-        arguments = ["--bundle", storage.join(folder, "last"), "--shards", run.dev, "--out", score]
+        # not the best bundle: that was chosen by these very utterances. An evaluation there may be of another version.
+        arguments = ["--bundle", storage.join(folder, "last"), "--shards", run.dev, "--out", score, "--force"]
         process = yield from _start("asr.evaluate", arguments, log, stack)
         while process.poll() is None:
             yield process

@@ -2,11 +2,12 @@
 
 A step of a large model reads all of its weights once, and on pages of 4 kB the processor looks 50,000 addresses up for
 200 MB of them: E6D2 in steps of 75 ms takes a quarter less time on large pages, in any precision
-(tests/bench/runtimes.md). On other systems, and before Linux 6.1, nothing changes.
+(tests/bench/runtimes.md). On other systems, before Linux 6.1, and where /proc is not there, nothing changes.
 """
 
 import contextlib
 import ctypes
+import mmap
 import sys
 from collections.abc import Iterator
 
@@ -14,14 +15,15 @@ import numpy as np
 
 from manifests import storage
 
-PAGE_BYTES, HUGE_BYTES = 1 << 12, 1 << 21
+MAPS = "/proc/self/maps"  # of Linux; not there in some sandboxes
+HUGE_BYTES = 1 << 21  # beside pages of 4 kB; where these are larger, as on some ARM machines, all stays as it was
 COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1: now, and whatever the system's setting for huge pages is
 
 
 @contextlib.contextmanager
 def huge_pages() -> Iterator[None]:
     """Moves the memory that was taken within to huge pages: every 2 MB that is in use as a whole."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not storage.exists(MAPS):
         yield
         return
     libc = ctypes.CDLL(None)
@@ -38,15 +40,15 @@ def _in_use(libc: ctypes.CDLL) -> Iterator[int]:
     """Addresses of huge pages' worth of memory that is no file's and in use as a whole: the untouched rest of a stack
     or a heap is not to be filled."""
     for start, end in _regions():
-        resident = np.zeros((end - start) // PAGE_BYTES, np.uint8)
+        resident = np.zeros((end - start) // mmap.PAGESIZE, np.uint8)
         if not libc.mincore(start, end - start, resident.ctypes.data):
-            whole = (resident.reshape(-1, HUGE_BYTES // PAGE_BYTES) & 1).all(1)
+            whole = (resident.reshape(-1, HUGE_BYTES // mmap.PAGESIZE) & 1).all(1)
             yield from (start + np.flatnonzero(whole) * HUGE_BYTES).tolist()
 
 
 def _regions() -> Iterator[tuple[int, int]]:
     """Writable memory of this process that is no file's, from and to boundaries of huge pages."""
-    for line in storage.read_bytes("/proc/self/maps").splitlines():
+    for line in storage.read_bytes(MAPS).splitlines():
         addresses, rights, _, _, inode, *_ = line.split()
         start, end = (int(address, 16) for address in addresses.split(b"-"))
         start, end = -(-start // HUGE_BYTES) * HUGE_BYTES, end // HUGE_BYTES * HUGE_BYTES

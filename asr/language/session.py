@@ -22,6 +22,7 @@ from asr.tokenizer import Tokenizer
 from asr.training.health import METRICS, cut_off
 from asr.training.optimisers import Optimisers
 from configs import cli, load
+from configs.wording import counted
 from manifests import storage
 
 BEST, TRAINING, LEFT_OUT = "best", "training.safetensors", "left-out.tsv"
@@ -145,8 +146,8 @@ def _texts(
         train, dev = lm_texts.hold_out(texts, config.dev_share)
     for some, what in ((train, "to train on"), (dev, "to measure on")):
         if not len(some):
-            raise ValueError(f"of {len(texts):,} texts none is left {what} (left out: {left_out.reasons()}); give more "
-                             "texts, another dev_share, or --dev")  # fmt: skip
+            raise ValueError(f"of {counted(len(texts), 'text')} none is left {what} (left out: {left_out.reasons()}); "
+                             "give more texts, another dev_share, or --dev")  # fmt: skip
     return train, dev
 
 
@@ -171,12 +172,13 @@ def _counted(args: argparse.Namespace, lines: Iterator[Line]) -> Iterator[Line]:
 def _say_start(session: Session, left_out: LeftOut) -> None:
     size = sum(p.numel() for p in session.model.parameters()) / 1e6
     texts, dev, position = session.train, session.dev, session.position
-    session.say(f"{size:.2f} M parameters; {len(texts):,} texts, {len(texts.tokens):,} tokens of which "
-                f"{texts.unknown / len(texts.tokens):.2%} unknown; held out: {len(dev):,} texts")  # fmt: skip
+    session.say(f"{size:.2f} M parameters; {counted(len(texts), 'text')}, {counted(len(texts.tokens), 'token')} of "
+                f"which {texts.unknown / len(texts.tokens):.2%} unknown; "
+                f"held out: {counted(len(dev), 'text')}")  # fmt: skip
     if left_out.counts.total():
         session.say(f"left out: {left_out.reasons()}; see {storage.join(session.out, LEFT_OUT)}")
     if position.finished:
-        session.say(f"finished before, after {position.total:,} steps: nothing is left to do")
+        session.say(f"finished before, after {counted(position.total, 'step')}: nothing is left to do")
     elif position.total:
         session.say(f"going on after step {position.total}, in epoch {position.epoch + 1}")
 

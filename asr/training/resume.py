@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from asr import checkpoint, token_lengths
 from asr.averaging import averaged
+from asr.evaluation.folder import FIGURES, PAGE
 from asr.training.health import METRICS, PICTURE, TRAINED, cut_off
 from configs import load
 from manifests import storage
@@ -233,8 +234,11 @@ def _clear(out: str) -> None:
             storage.delete_folder(storage.join(out, name))
     for folder in kept_epochs(out):
         storage.delete_folder(folder)
-    for name in (METRICS, PICTURE, "evaluation/wer.json", "evaluation/wer.html"):
+    for name in (METRICS, PICTURE):
         storage.delete(storage.join(out, name))
+    for uri, _ in list(storage.list_files(storage.join(out, "evaluation"))):
+        if storage.name(uri) in (FIGURES, PAGE):
+            storage.delete(uri)
     for uri, _ in list(storage.list_files(out, deep=False)):
         if _is_log(uri) or (storage.name(uri).startswith(NOT_FINITE) and uri.endswith(".txt")):
             storage.delete(uri)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asr.engines import huge_pages as pages
 from asr.engines.huge_pages import COLLAPSE, HUGE_BYTES, huge_pages
 
 SIZE = 8 * HUGE_BYTES
@@ -60,3 +61,10 @@ def test_memory_that_nobody_has_touched_is_not_filled() -> None:
         within = taken(fill=False)
         within[: SIZE // 2 : mmap.PAGESIZE * 2] = 1  # every other page of a half
     assert kilobytes(within, "Rss") <= SIZE // 4 // 1024 + HUGE_BYTES // 1024
+
+
+def test_without_proc_all_stays_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pages, "MAPS", str(tmp_path / "maps"))
+    with huge_pages():
+        within = taken(fill=True)
+    assert (within == np.arange(SIZE, dtype=np.uint8)).all()

@@ -73,7 +73,7 @@ def test_sigterm_gives_streams_their_last_words(
     asyncio.run(cut_short())
     out, err = process.communicate(timeout=20)
     assert process.returncode == 0 and err == ""
-    assert out == "serve-asr: stopped after 1 streams with 2.0 s of audio\n"
+    assert out == "serve-asr: stopped after 1 stream with 2.0 s of audio\n"
 
 
 def check_metrics(lines: list[str]) -> None:

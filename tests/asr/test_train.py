@@ -148,8 +148,13 @@ def test_force_deletes_the_old_run_alone(toy: Path, undisturbed: Path, tmp_path:
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
     (run / "notes").write_text("years of work")
+    scores = run / "evaluation" / "last-toy-test"
+    scores.mkdir(parents=True)
+    for name in ("wer.json", "wer.html", "notes"):
+        (scores / name).write_text("of the old run, but for the notes")
     assert train.main([*arguments(toy, run, "--force"), "epochs=1"]) == 0
     assert (run / "notes").read_text() == "years of work"
+    assert [path.name for path in scores.iterdir()] == ["notes"]
     assert max(step for step, _, _ in losses(run)) < max(step for step, _, _ in losses(undisturbed))
 
 

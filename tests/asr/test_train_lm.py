@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_said_in_one_line(
     assert f"{latin}, line 2: not UTF-8 (byte 0xe9)" in errors(arguments(latin, model, run), capsys)
     few = tmp_path / "few.txt"
     few.write_text("the cat\n")
-    assert "of 1 texts none is left to measure on" in errors(arguments(few, model, run, "dev_share=0"), capsys)
+    assert "of 1 text none is left to measure on" in errors(arguments(few, model, run, "dev_share=0"), capsys)
     assert "not a sentencepiece model" in errors(arguments(texts, texts, run), capsys)
     assert not run.exists()
 

@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_gets_a_line_and_the_others_go_on(
     assert len(out.splitlines()) == 4 and out.splitlines()[1:3] == ["", ""] and out.splitlines()[3] != ""
     *reasons, last = err.splitlines()
     assert [reason.split(": ")[1] for reason in reasons] == [str(path) for path in inputs[:3]]
-    assert last == "transcribe: error: 3 of 4 files could not be read to their end"
+    assert last == "transcribe: error: 3 of 4 files could not be read to the end"
     code, out, err = command(*inputs, "--format", "json", "--out", tmp_path / "out", *many)
     assert code == 1 and [path.name for path in (tmp_path / "out").iterdir()] == ["a.json"]
     errors = [json.loads(line).get("error") for line in command(*inputs, "--format", "json", *many)[1].splitlines()]

@@ -325,7 +325,7 @@ def test_the_generators_and_threads_of_the_process_are_left_as_they_were(speech:
         ("noise: {share: 1, snr_db: [5, .inf]}", "augment.noise.snr_db is .*; both must be from -40 to 100"),
         ("reverberation: {share: 1, distance_m: [0, 1]}", "augment.reverberation.distance_m is .* above 0"),
         ("level: {share: 1, gain_db: [3, 3]}", "augment.level.gain_db is .* must differ"),
-        ("codec: {share: 1, names: [mp4]}", "codec: names is 'mp4'; it can be mp3, opus"),
+        ("codec: {share: 1, names: [mp4]}", "codec.names is 'mp4'; it can be mp3, opus"),
         ("codec: {share: 1, names: []}", "augment.codec.names is empty; there are mp3"),
         ("codec: {share: 1, names: [gsm, mp3], kbits: [9, 11]}", "mp3 can have 8, 16"),
         ("rooms: 1", "unknown key rooms"),

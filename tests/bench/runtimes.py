@@ -7,6 +7,7 @@ in steps of 320 ms, one stream and eight. All of one table run in turn in one pr
 """
 
 import argparse
+import ctypes
 import hashlib
 import io
 import os
@@ -147,6 +148,7 @@ def engines(model: Model, spec: FrontendSpec, step_frames: int) -> dict[str, Eng
         with tempfile.TemporaryDirectory() as folder:
             for name, data in files.items():
                 storage.write_bytes(storage.join(folder, name), data)
+            ctypes.CDLL(None).malloc_trim(0)  # as in a new process: no memory that was used before
             found[f"{runtime} {precision}"] = exported.open_engine(folder, facts)
     return found
 

@@ -120,11 +120,14 @@ def main():
     ("importing", "body", "handled", "code", "out", "err"),
     [
         (INTERRUPT, "", True, 130, "", ""),
+        ("", f"with cli.loading(): {INTERRUPT}", True, 130, "at work\n", ""),
+        ("", f"with cli.loading(): pass\n    {INTERRUPT}", True, 130, "at work\n",
+         "bake: error: stopped; the same command continues from what was finished\n"),
         ("", INTERRUPT, True, 130, "at work\n",
          "bake: error: stopped; the same command continues from what was finished\n"),
-        (INTERRUPT, INTERRUPT, False, 0, "at work\ndone\n", ""),
+        (INTERRUPT, f"with cli.loading(): {INTERRUPT}", False, 0, "at work\ndone\n", ""),
     ],
-    ids=["while modules are imported", "at work", "ignored"],
+    ids=["while modules are imported", "while more is imported", "behind that", "at work", "ignored"],
 )  # fmt: skip
 def test_ctrl_c_ends_a_command_without_a_traceback(
     tmp_path: Path, importing: str, body: str, handled: bool, code: int, out: str, err: str
