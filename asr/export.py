@@ -20,6 +20,7 @@ from asr.engines import exported
 from asr.engines.exported import FACTS, Precision, Runtime
 from asr.engines.graph_engine import Graph
 from asr.engines.torch_engine import TorchEngine
+from asr.exporting.cells import are_faster
 from asr.exporting.graphs import Graphs, make_graphs
 from asr.exporting.parity import WORDS, Parity, compare
 from asr.exporting.precision import files_of
@@ -78,8 +79,8 @@ def export(args: argparse.Namespace) -> None:
     cli.say(args, _plan(args, bundle, steps))
     if chunk_of(bundle.model.encoder) != steps.chunk:
         bundle.model.encoder.chunk = steps.chunk  # type: ignore[attr-defined]
-    graphs = make_graphs(bundle.model, spec, steps.frames)
-    files = files_of(graphs.onnx, args.to, args.precision) | {VOCAB: bundle.tokenizer.model_bytes}
+    graphs = make_graphs(bundle.model, spec, steps.frames, args.precision)
+    files = files_of(graphs, args.to, args.precision) | {VOCAB: bundle.tokenizer.model_bytes}
     ours = TorchEngine(bundle.model)
     facts = facts_of(ours, bundle, graphs, files, args.to, args.precision, steps)
     facts["source"] = {"weights_sha256": checkpoint.weights_sha256(args.bundle)}
@@ -142,7 +143,8 @@ def _plan(args: argparse.Namespace, bundle: Bundle, steps: Steps) -> str:
         text += f", in chunks of {steps.chunk} encoder frames (the bundle says {chunk_of(encoder)}, trained for both)"
     elif steps.chunk > 1:
         text += f", in chunks of {steps.chunk} encoder frames"
-    if args.precision == "int8" and any(isinstance(module, nn.GRU) for module in bundle.model.modules()):
+    has_gru = any(isinstance(module, nn.GRU) for module in bundle.model.modules())
+    if args.precision == "int8" and has_gru and not are_faster(bundle.model, steps.frames):
         text += "\nIts GRU layers stay in float32: ONNX Runtime knows none in eight bits"
     return text
 

@@ -20,7 +20,9 @@ from torch.nn import functional
 
 from asr import frontend
 from asr.ctc import Ctc
+from asr.engines.exported import Precision
 from asr.engines.state_tree import Layout, layout_of
+from asr.exporting.cells import are_faster, unrolled
 from asr.models import Model
 from asr.transducer import StatelessPredictor, Transducer
 from shards.spec import FrontendSpec
@@ -36,22 +38,29 @@ class Graphs:
     onnx: dict[str, bytes]
     encoder_state: StateLayout
     predictor_state: StateLayout
+    products: bool  # in place of recurrent layers
 
 
-def make_graphs(model: Model, spec: FrontendSpec, step_frames: int) -> Graphs:
-    """The graphs of a model in evaluation mode; the encoder's and the frontend's step is of `step_frames` frames."""
+def make_graphs(model: Model, spec: FrontendSpec, step_frames: int, precision: Precision = "fp32") -> Graphs:
+    """The graphs of a model in evaluation mode; the encoder's and the frontend's step is of `step_frames` frames.
+
+    All numbers are float32; for int8 the form is the one that is fastest when rounded.
+    """
+    products = precision == "int8" and are_faster(model, step_frames)
+    if products:
+        model = unrolled(model)
     feats_btf = torch.zeros(BATCH, step_frames, spec.mels)
     graphs = {"frontend": _frontend(spec, step_frames)}
     encoder = _Encoder(model)
     graphs["encoder"], encoder_state = _exported(encoder, encoder.states, {"feats": feats_btf}, "enc")
     if isinstance(model, Ctc):
-        return Graphs(graphs, encoder_state, [])
+        return Graphs(graphs, encoder_state, [], products)
     predictor = _Predictor(model)
     tokens_b = torch.zeros(BATCH, dtype=torch.long)
     graphs["predictor"], predictor_state = _exported(predictor, predictor.states, {"tokens": tokens_b}, "pred")
     joint = torch.zeros(BATCH, model.config.joint)
     graphs["joiner"], _ = _exported(_Joiner(model), None, {"enc": joint, "pred": joint}, "logp")
-    return Graphs(graphs, encoder_state, predictor_state)
+    return Graphs(graphs, encoder_state, predictor_state, products)
 
 
 class _States:

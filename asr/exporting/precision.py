@@ -7,7 +7,7 @@ the processor has it.
 int8: matrices are multiplied in eight bits, weights rounded beforehand for each output, inputs as they come. Weights
 use seven of the bits: processors without VNNI add products of two full bytes in 16 bits, which overflows unseen. Of a
 trained model 2 words in 729 then differed from PyTorch's, none with all eight, and 30 were wrong in place of 29. For
-OpenVINO there is no int8: see `REFUSED`.
+OpenVINO there is no int8: see `REFUSED`. Wide recurrent layers in short steps are multiplied otherwise: see cells.py.
 """
 
 import logging
@@ -20,6 +20,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from asr.engines.exported import Precision, Runtime, graph_files
+from asr.exporting.eight_bits import in_eight_bits
+from asr.exporting.graphs import Graphs
 from manifests import storage
 
 MULTIPLIED = ["MatMul", "Gemm", "LSTM"]  # what int8 is for; ONNX Runtime has no GRU in eight bits
@@ -30,7 +32,7 @@ REFUSED = (
 )
 
 
-def files_of(onnx_graphs: dict[str, bytes], runtime: Runtime, precision: Precision) -> dict[str, bytes]:
+def files_of(graphs: Graphs, runtime: Runtime, precision: Precision) -> dict[str, bytes]:
     """File names and contents of all graphs. The frontend stays in float32: rounded tables would change the features.
 
     Raises ValueError for a precision that the runtime has no use for.
@@ -39,20 +41,22 @@ def files_of(onnx_graphs: dict[str, bytes], runtime: Runtime, precision: Precisi
         raise ValueError(REFUSED)
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, data in onnx_graphs.items():
+        for name, data in graphs.onnx.items():
             kind = "fp32" if name == "frontend" else precision
             if runtime == "openvino":
                 files |= _openvino(name, data, kind, folder)
             else:
-                files[graph_files(name, runtime)[0]] = _onnx(data, kind, folder)
+                files[graph_files(name, runtime)[0]] = _onnx(data, kind, graphs.products, folder)
     return files
 
 
-def _onnx(data: bytes, precision: str, folder: str) -> bytes:
+def _onnx(data: bytes, precision: str, products: bool, folder: str) -> bytes:
     if precision == "fp32":
         return data
     if precision == "fp16":
         return _halved(data)
+    if products:
+        return in_eight_bits(data)
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out = Path(folder) / "int8.onnx"

@@ -16,6 +16,8 @@ from asr.engine import Engine, Floats, State
 from asr.engines import exported
 from asr.engines.exported import Precision, Runtime
 from asr.engines.torch_engine import TorchEngine
+from asr.exporting import cells
+from asr.exporting.cells import unrolled
 from asr.exporting.graphs import Graphs, make_graphs
 from asr.exporting.parity import BOUNDS, encoder_states, predictor_states
 from asr.exporting.precision import files_of
@@ -77,14 +79,16 @@ def step_of(ours: TorchEngine) -> int:
     return STEPS * ours.traits.reduction * ours.traits.chunk
 
 
-def open_export(folder: Path, ours: TorchEngine, graphs: Graphs, runtime: Runtime, precision: Precision) -> Engine:
-    files = files_of(graphs.onnx, runtime, precision)
+def open_export(
+    folder: Path, ours: TorchEngine, graphs: Graphs, runtime: Runtime, precision: Precision, step: int = 0
+) -> Engine:
+    files = files_of(graphs, runtime, precision)
     for file, data in files.items():
         storage.write_bytes(str(folder / file), data)
     facts = {
         "runtime": runtime,
         "precision": precision,
-        "traits": asdict(replace(ours.traits, step_frames=step_of(ours))),
+        "traits": asdict(replace(ours.traits, step_frames=step or step_of(ours))),
         "mean_f": ours.mean_f.tolist(),
         "encoder_state": graphs.encoder_state,
         "predictor_state": graphs.predictor_state,
@@ -100,7 +104,7 @@ def features(batch: int, frames: int, seed: int = 1) -> Floats:
 def assert_same_states(ours: State, theirs: State, atol: float) -> None:
     kept = [array for array in map(np.asarray, ours) if array.size]
     assert len(kept) == len(theirs)
-    for a, b in zip(kept, theirs, strict=True):
+    for a, b in zip(kept, map(np.asarray, theirs), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         np.testing.assert_allclose(b, a, rtol=0, atol=atol)
 
@@ -188,7 +192,7 @@ def test_an_encoder_without_memory_of_its_own_can_be_exported(opened: Open, tmp_
     ours = TorchEngine(model)
     graphs = make_graphs(model, SPEC, step_of(ours))
     with pytest.raises(ValueError, match=r"OpenVINO cannot read the encoder .*; say --to onnx"):
-        files_of({"encoder": graphs.onnx["encoder"]}, "openvino", "fp32")
+        files_of(replace(graphs, onnx={"encoder": graphs.onnx["encoder"]}), "openvino", "fp32")
     theirs = open_export(tmp_path, ours, graphs, "onnx", "fp32")
     assert len(theirs.encoder_start(1)) == 2 and theirs.predictor_start(2)[1] == ()
     feats_btf = features(2, 40)
@@ -198,3 +202,47 @@ def test_an_encoder_without_memory_of_its_own_can_be_exported(opened: Open, tmp_
     tokens_b = np.array([3, 7])
     a, b = (engine.predict(tokens_b, engine.predictor_start(2)[1])[0] for engine in (ours, theirs))
     np.testing.assert_allclose(b, a, rtol=0, atol=2e-5)
+
+
+WIDE_MODELS: list[dict[str, Any]] = [
+    {"layers": 3, "hidden": 32, "projection": 12},
+    {"layers": 2, "hidden": 32, "projection": 12, "cell": "gru", "stack": 2, "reduce_after": []},
+]
+
+
+@pytest.mark.parametrize("options", WIDE_MODELS, ids=["lstm", "gru"])
+def test_recurrent_layers_as_products_are_the_same_in_float32(options: dict[str, Any]) -> None:
+    ours = TorchEngine(model_of("lstm", options, PREDICTORS[1]))
+    theirs = TorchEngine(unrolled(ours.model))
+    assert not any(isinstance(module, torch.nn.RNNBase) for module in theirs.model.modules())
+    feats_btf, tokens_b = features(3, 5 * ours.traits.reduction), np.array([1, 4, 2])
+    enc_bnj, state = ours.encode(feats_btf, ours.encoder_start(3))
+    again_bnj, again = theirs.encode(feats_btf, theirs.encoder_start(3))
+    np.testing.assert_allclose(again_bnj, enc_bnj, rtol=0, atol=1e-5)
+    assert_same_states(state, again, 1e-5)
+    pred_bj, state = ours.predict(tokens_b, ours.predictor_start(3)[1])
+    again_bj, again = theirs.predict(tokens_b, theirs.predictor_start(3)[1])
+    np.testing.assert_allclose(again_bj, pred_bj, rtol=0, atol=1e-5)
+    assert_same_states(state, again, 1e-5)
+
+
+@pytest.mark.parametrize("options", WIDE_MODELS, ids=["lstm", "gru"])
+def test_wide_layers_in_short_steps_are_rounded_by_rows(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stream gets does not depend on who shares its batch, however loud."""
+    monkeypatch.setattr(cells, "WIDE", 32)
+    ours = TorchEngine(model_of("lstm", options, PREDICTORS[1]))
+    step = ours.traits.reduction
+    graphs = make_graphs(ours.model, SPEC, step, "int8")
+    assert graphs.products and not make_graphs(ours.model, SPEC, 2 * step, "int8").products
+    theirs = open_export(tmp_path, ours, graphs, "onnx", "int8", step)
+    feats_btf = features(3, 8 * step)
+    enc_bnj, state = ours.encode(feats_btf, ours.encoder_start(3))
+    rounded_bnj, rounded = theirs.encode(feats_btf, theirs.encoder_start(3))
+    largest = np.abs(enc_bnj).max()
+    assert 1e-5 * largest < np.abs(rounded_bnj - enc_bnj).max() < BOUNDS["int8"] * largest
+    assert_same_states(state, rounded, BOUNDS["int8"])
+    loud_btf = np.concatenate([feats_btf[:1], 30 * feats_btf[1:]])
+    beside_bnj, _ = theirs.encode(loud_btf, theirs.encoder_start(3))
+    np.testing.assert_allclose(beside_bnj[0], rounded_bnj[0], rtol=0, atol=1e-4 * largest)

@@ -136,9 +136,9 @@ def parts_of(engine: Engine, step_frames: int, batch: int) -> Parts:
 def engines(model: Model, spec: FrontendSpec, step_frames: int) -> dict[str, Engine]:
     ours = TorchEngine(model)
     found: dict[str, Engine] = {"torch": ours}
-    graphs = make_graphs(model, spec, step_frames)
     for runtime, precision in FORMS:
-        files = files_of(graphs.onnx, runtime, precision)
+        graphs = make_graphs(model, spec, step_frames, precision)
+        files = files_of(graphs, runtime, precision)
         facts = {
             "runtime": runtime, "precision": precision, "mean_f": ours.mean_f.tolist(),
             "traits": asdict(replace(ours.traits, step_frames=step_frames)),
