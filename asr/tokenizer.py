@@ -51,7 +51,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, uri: str) -> "Tokenizer":
-        """Raises FileNotFoundError, and ValueError as the constructor does."""
+        """Raises FileNotFoundError, and ValueError as the constructor does and for a folder."""
+        if storage.is_local(uri) and storage.is_folder(uri):
+            raise ValueError(f"{uri}: is a folder; give the .model file that build-vocab has written there")
         return cls(storage.read_bytes(uri), name=uri)
 
     @property

@@ -108,7 +108,7 @@ def of_files(uri: str) -> Speech:
     """Paths are meant from the list's own folder, texts are normalised; a line without a text is left out."""
     header, *lines = [line.split("\t") for line in storage.read_text(uri).splitlines() if line.strip()] or [[]]
     if lacking := [name for name in COLUMNS if name not in header]:
-        raise ValueError(f"{uri}: its first line names no column {' and no column '.join(lacking)}; give a table "
+        raise ValueError(f"{uri}: its first line has no column {' and no column '.join(lacking)}; give a table "
                          "with tabs, such as path<TAB>text")  # fmt: skip
     folder = storage.parent(storage.absolute(uri))
     utterances: list[Spoken] = []

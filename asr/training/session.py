@@ -129,8 +129,10 @@ def _begin(args: argparse.Namespace, session: Session, saved: Saved | None) -> N
     out = session.out
     if saved is not None:
         resume(session, saved)
-    elif args.resume and session.rank == 0 and storage.exists(storage.join(out, METRICS)):
-        cli.say(args, f"{out}: was stopped before its first checkpoint, so it begins again")
+    elif args.resume and session.rank == 0:
+        stopped = storage.exists(storage.join(out, METRICS))
+        cli.say(args, f"{out}: was stopped before its first checkpoint, so it begins again" if stopped else
+                f"{out}: nothing was trained there, so the training begins")  # fmt: skip
     check_same_place(session)
     if session.position.epoch < session.config.epochs:
         session.plan = epoch_plan(session)  # a budget that does not fit is said before the folder is touched
@@ -179,8 +181,9 @@ def _init_from(uri: str, bundle: checkpoint.Bundle) -> str:
 def _waveform(config: TrainConfig, shards: ShardSet) -> WaveformAugment | None:
     if not config.waveform:
         return None
+    waveform = device_waveform.load(config.waveform)  # first, as a name that is mistyped needs no other shards
     device_waveform.check_waveform(config, shards.content)
-    return device_waveform.load(config.waveform)
+    return waveform
 
 
 def _token_lengths(

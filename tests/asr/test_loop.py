@@ -366,6 +366,7 @@ def test_no_memory_for_the_dev_set_is_one_line(
         (["--init-from", "nowhere"], "is not a bundle"),
         (["--init-from", "BUNDLE"], "frontend.mels 16 and 8"),
         (["waveform=rooms"], "these shards hold logmel only"),
+        (["waveform=rom"], "no config called rom"),
         (["--mix", "tiny=1"], "--mix: gives no weight to large"),
     ],
 )

@@ -151,6 +151,8 @@ def test_load_reads_the_file_and_names_it_in_errors(tmp_path: Path) -> None:
     assert (loaded.fingerprint, loaded.size) == (vocab.fingerprint, vocab.size)
     with pytest.raises(FileNotFoundError):
         Tokenizer.load(str(tmp_path / "b.model"))
+    with pytest.raises(ValueError, match=r"is a folder; give the \.model file"):
+        Tokenizer.load(str(tmp_path))
     for content in (b"", b"not a model", vocab.model_bytes[:-20]):
         (tmp_path / "bad.model").write_bytes(content)
         with pytest.raises(ValueError, match=r"bad\.model: not a sentencepiece model"):
