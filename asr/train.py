@@ -212,14 +212,10 @@ def _summary(args: argparse.Namespace, session: Session) -> None:
     bundle = storage.join(session.out, "last" if position.best_wer is None else "best")
     wer = "" if position.best_wer is None else f", best dev WER {position.best_wer:.2%}"
     missing = {"missing_shards": int(session.missing.lost.sum()), "missing_utterances": sum(position.missing)}
-    left_out = (
-        (
-            f"; {counted(missing['missing_utterances'], 'time')} an utterance was left out, "
-            f"{counted(missing['missing_shards'], 'shard')} cannot be read"
-        )
-        if any(missing.values())
-        else ""
-    )
+    left_out = ""
+    if any(missing.values()):
+        left_out = (f"; {counted(missing['missing_utterances'], 'time')} an utterance was left out, "
+                    f"{counted(missing['missing_shards'], 'shard')} cannot be read")  # fmt: skip
     values = {"steps": position.total, "epochs": position.epoch, "dev_wer": position.best_wer, "bundle": bundle}
     done = f"{counted(position.epoch, 'epoch')}, {counted(position.total, 'step')}"
     cli.summary(args, values | missing, f"{done}{wer}; bundle: {bundle}{left_out}")

@@ -101,9 +101,9 @@ def _delay_rows(found: Streamed) -> list[tuple[str, str]]:
     if delays is None:
         return [("delays", f"none: {timing.reason}")]
     lost = ", ".join(f"{reason} ({count:,})" for reason, count in timing.not_aligned.most_common())
-    aligned = f"{counted(timing.aligned, 'utterance')} with {timing.aligner}" + (
-        f"; not aligned: {lost}" if lost else ""
-    )
+    aligned = f"{counted(timing.aligned, 'utterance')} with {timing.aligner}"
+    if lost:
+        aligned += f"; not aligned: {lost}"
     end = f"; {delays.unseen:,} right words came only as their file ended" if delays.unseen else ""
     endpoint = _spread_text(delays.endpoint_s, "utterances") + (
         f"; none came after {delays.no_endpoint:,}" if delays.no_endpoint else ""

@@ -54,8 +54,8 @@ class _Layers(nn.Module):
 
     def layer(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """W [g, d], R [g, h] and their biases."""
-        first, *others = self.weights[4 * i : 4 * i + 4]
-        return first, *others
+        w_gd, r_gh, w_bias_g, r_bias_g = self.weights[4 * i : 4 * i + 4]
+        return w_gd, r_gh, w_bias_g, r_bias_g
 
 
 class Lstm(_Layers):

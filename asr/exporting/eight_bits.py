@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 BLOCK = 128  # E6D2's encoder in steps of 75 ms: 2.3 ms with 256, 2.9 with 128, 3.1 with 64, 3.5 with 32
-SMALL = 1024  # numbers in a matrix that is not worth rounding
+SMALL = 1024  # numbers in a tensor that is not worth rounding
 DOMAIN, INT8_INPUTS = "com.microsoft", 4  # accuracy_level: the inputs may be rounded to eight bits too
 
 

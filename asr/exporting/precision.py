@@ -20,12 +20,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from asr.engines.exported import Precision, Runtime, graph_files
-from asr.exporting.eight_bits import in_eight_bits
+from asr.exporting.eight_bits import SMALL, in_eight_bits
 from asr.exporting.graphs import Graphs
 from manifests import storage
 
 MULTIPLIED = ["MatMul", "Gemm", "LSTM"]  # what int8 is for; ONNX Runtime has no GRU in eight bits
-SMALL = 1024  # numbers in a tensor that is not worth rounding
 REFUSED = (
     "--to openvino --precision int8: OpenVINO reads ONNX's eight-bit graphs but multiplies in float32, E6D2's in the "
     "time of fp32 and a Conformer's in twice that; say --precision fp16, or --to onnx --precision int8"
