@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from asr import bundle
 from asr.comparing import page
 from asr.comparing.result import Candidate, Outcome, outcome
 from asr.engines import exported
-from asr.evaluation.spoken import Spoken, add_sources, open_speech
+from asr.evaluation.spoken import Spoken, add_sources, drawn, open_speech
 from configs import cli
 from configs.wording import counted
 from manifests import storage
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of each measurement (default 3)")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="for compare.md, .json and .html, and exports")
     cli.add_json(parser)
-    return cli.run(compare, parser, argv)
+    return cli.run(compare, parser, argv, continues=True)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -87,14 +86,6 @@ def compare(args: argparse.Namespace) -> None:
     about = {"Bundle": args.bundle, "Speech": f"{speech.name}, {counted(len(utterances), 'utterance')}",
              "Measured": f"{times} each in turn, one thread, a process each; {machine()}"}  # fmt: skip
     _write(args, outcomes, about)
-
-
-def drawn(utterances: Sequence[Spoken], count: int) -> list[Spoken]:
-    """So many of them, in their order; the same ones each time. All with 0, or where there are fewer."""
-    if not 0 < count < len(utterances):
-        return list(utterances)
-    chosen = sorted(random.Random(0).sample(range(len(utterances)), count))
-    return [utterances[i] for i in chosen]
 
 
 def machine() -> str:

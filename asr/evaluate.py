@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from asr.corpus import Corpus, add_cache, open_cache
 from asr.decode import greedy
 from asr.evaluation import folder, score_page, streamed, streamed_report
 from asr.evaluation.scoring import Scored, count_edits, score
-from asr.evaluation.spoken import add_sources, open_speech
+from asr.evaluation.spoken import add_sources, drawn, open_speech
 from asr.models import Model
 from asr.tokenizer import Tokenizer
 from configs import cli
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     add_sources(parser)
     parser.add_argument("--streaming", action="store_true", help="recognise samples chunk by chunk, as live, and "
                         "measure delays; --manifest, --files and options of recognition are for this")  # fmt: skip
+    parser.add_argument("--utterances", type=int, default=0, metavar="N", help="only so many, drawn by chance, always "
+                        "the same (default 0: all)")  # fmt: skip
     parser.add_argument("--chunk-ms", type=int, metavar="MS", help=f"audio in one step (default {CHUNK_MS})")
     parser.add_argument("--aligner", metavar="BUNDLE", help="whose CTC head says when words were spoken (default: the "
                         "bundle's own)")  # fmt: skip
@@ -74,6 +77,13 @@ def main(argv: list[str] | None = None) -> int:
     return cli.run(lambda args: stream(args) if args.streaming else evaluate(args, plain), parser, argv)
 
 
+def _limit(args: argparse.Namespace) -> dict[str, Any]:
+    """Among what decides an evaluation, where it is not of all. Raises ValueError."""
+    if args.utterances < 0:
+        raise ValueError(f"--utterances {args.utterances}: must be 0 or more")
+    return {"utterances": args.utterances} if args.utterances else {}
+
+
 def evaluate(args: argparse.Namespace, plain: Mapping[str, Any]) -> None:
     """Raises ValueError for a damaged bundle, or shards whose features it was not trained on.
 
@@ -84,13 +94,15 @@ def evaluate(args: argparse.Namespace, plain: Mapping[str, Any]) -> None:
     shards = open_shards(args.shards)
     mend = "Write the shards again with the bundle's frontend, or take the bundle that was trained on these."
     check_same(bundle.spec, shards.spec, args.bundle, args.shards, mend)
-    inputs = folder.inputs(args, shards.fingerprint, {"streaming": False})
+    inputs = folder.inputs(args, shards.fingerprint, _limit(args) | {"streaming": False})
     out, corpus = folder.choose(args, inputs), Corpus(shards, bundle.tokenizer, open_cache(args, shards))
-    cli.say(args, f"{counted(len(shards), 'utterance')}, {shards.hours:.2f} h")
-    texts = recognise(bundle.model, bundle.tokenizer, corpus, range(len(shards)), torch.device("cpu"))
+    rows = drawn(range(len(shards)), args.utterances)
+    hours = shards.frames[rows].sum() * shards.spec.frame_s / 3600
+    cli.say(args, f"{counted(len(rows), 'utterance')}, {hours:.2f} h")
+    texts = recognise(bundle.model, bundle.tokenizer, corpus, rows, torch.device("cpu"))
     names = ("id", "corpus", "split", "speaker", "duration_s", "text")
-    columns = zip(*(shards.column(name) for name in names), texts, strict=True)
-    report = score([Scored(*values) for values in columns])
+    columns = [[column[row] for row in rows] for column in map(shards.column, names)]
+    report = score([Scored(*values) for values in zip(*columns, texts, strict=True)])
     values = {"bundle": storage.absolute(args.bundle), "shards": args.shards, folder.INPUTS: inputs} | report.to_json()
     facts = {"Bundle": args.bundle, "Shards": args.shards, "Decoding": "greedy, as it streams"}
     page = score_page.render(report, "Word error rate", facts)
@@ -113,10 +125,12 @@ def stream(args: argparse.Namespace) -> None:
     chunk_ms = CHUNK_MS if args.chunk_ms is None else args.chunk_ms
     if chunk_ms < 1:
         raise ValueError(f"--chunk-ms {chunk_ms}: must be 1 or more")
-    speech = open_speech(args)
+    limit, speech = _limit(args), open_speech(args)
+    speech = replace(speech, utterances=drawn(speech.utterances, args.utterances))
     timing = streamed.choose_aligner(args.bundle, args.aligner)
     listener = runtimes.from_args(args)
-    options = {name: getattr(args, name) for name in ONLY_STREAMING} | {"chunk_ms": chunk_ms, "streaming": True}
+    options = {name: getattr(args, name) for name in ONLY_STREAMING} | limit
+    options |= {"chunk_ms": chunk_ms, "streaming": True}
     names = folder.fingerprint([(one.id, one.text, one.audio) for one in speech.utterances])
     inputs = folder.inputs(args, names, options)
     out = folder.choose(args, inputs)

@@ -23,7 +23,7 @@ from asr.engines.torch_engine import TorchEngine
 from asr.exporting.cells import are_faster
 from asr.exporting.graphs import Graphs, make_graphs
 from asr.exporting.parity import WORDS, Parity, compare
-from asr.exporting.precision import files_of
+from asr.exporting.precision import check, files_of
 from asr.exporting.speed import Speed, measure
 from asr.recogniser import Encoder, chunk_of
 from asr.stream import Listener
@@ -69,6 +69,7 @@ def export(args: argparse.Namespace) -> None:
     allowed = WORDS[args.precision] if args.max_word_difference is None else args.max_word_difference
     if not 0 <= allowed <= 1:
         raise ValueError(f"--max-word-difference {allowed:g}: must be from 0 to 1")
+    check(args.to, args.precision)
     out = _writable(args.out, args.force)
     torch.set_num_threads(1)  # a step of one stream is too small to share
     bundle = checkpoint.load(args.bundle)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from asr.formats.source import AudioError
+from configs.wording import counted
 from manifests import storage
 from manifests.storefaults import shown
 from shards.index import ShardFile
@@ -87,8 +88,8 @@ class Missing:
         if self.lost.all():
             raise ValueError(f"{shown(self._files[position].url)}: cannot be read, and neither can any other shard")
         if self.lost.sum() > self.allowed:
-            raise ValueError(f"{shown(self._files[position].url)}: is one of {self.lost.sum()} shards that cannot "
-                             f"be read; --max-missing-shards allows {self.allowed}")  # fmt: skip
+            raise ValueError(f"{shown(self._files[position].url)}: is one of {counted(int(self.lost.sum()), 'shard')} "
+                             f"that cannot be read; --max-missing-shards allows {self.allowed}")  # fmt: skip
 
 
 def _fault(file: ShardFile) -> OSError | EOFError | None:

@@ -32,7 +32,14 @@ class Update:
 
     final: tuple[Word, ...] = ()  # became final now and never change again
     partial: tuple[Word, ...] = ()  # may still change; in the place of the partial words of the update before
-    endpoint: str = ""  # why the last segment to end here ended: "pause" or "length"
+    ends: tuple[tuple[int, str], ...] = ()  # number of each segment that ended here, and why: "pause" or "length"
+
+    @property
+    def endpoint(self) -> str:
+        """Why the segment of the last final word, of this update or an earlier one, has ended; "": it goes on."""
+        if not self.ends or (self.final and self.final[-1].segment > self.ends[-1][0]):
+            return ""
+        return self.ends[-1][1]
 
 
 @dataclass(frozen=True)
@@ -118,15 +125,17 @@ def step(listener: Listener, samples: Floats, state: StreamState) -> tuple[Updat
 
 def _whole_pieces(listener: Listener, state: StreamState) -> tuple[Update, StreamState]:
     final: list[Word] = []
-    endpoint, partial = "", None
+    ends: list[tuple[int, str]] = []
+    partial = None
     while ready(listener, state):
         ((update, state),) = step_batch(listener, [state])
         final += update.final
-        endpoint, partial = update.endpoint or endpoint, update.partial
+        ends += update.ends
+        partial = update.partial
     if partial is None:
         return Update((), _partial(listener, state)), state
     # a copy: a view would keep all features of these samples alive
-    return Update(tuple(final), partial, endpoint), replace(state, feats_tf=state.feats_tf.copy())
+    return Update(tuple(final), partial, tuple(ends)), replace(state, feats_tf=state.feats_tf.copy())
 
 
 def accept(listener: Listener, samples: Floats, state: StreamState) -> StreamState:
@@ -169,16 +178,17 @@ def finish(listener: Listener, state: StreamState) -> Update:
     )
     state = _without_lead(listener, state)
     final: tuple[Word, ...] = ()
-    endpoint, open_ended = "", True
+    ends: tuple[tuple[int, str], ...] = ()
+    open_ended = True
     while open_ended:  # in a runtime with long steps segments may end in what is left, too
         update, state = _whole_pieces(listener, state)
-        final, endpoint = final + update.final, update.endpoint or endpoint
+        final, ends = final + update.final, ends + update.ends
         if not state.search.frames and not _any_live(listener, state.feats_tf):
             break  # there was no frame, or nothing but digital silence, so there is no utterance to close
         update, state = _closed(listener, state)
-        final, endpoint = final + update.final, update.endpoint or endpoint
+        final, ends = final + update.final, ends + update.ends
         open_ended = not state.search.frames
-    return Update(final, (), endpoint)
+    return Update(final, (), ends)
 
 
 def _closed(listener: Listener, state: StreamState) -> tuple[Update, StreamState]:
@@ -222,7 +232,8 @@ def _searched(
     """
     states, going, done = list(states), list(range(len(states))), 0
     final: list[tuple[Word, ...]] = [()] * len(states)
-    endpoints, count = [""] * len(states), enc_bnj.shape[1]
+    ends: list[tuple[tuple[int, str], ...]] = [()] * len(states)
+    count = enc_bnj.shape[1]
     while going and done < count:
         frames = min(count - done, *(_to_grid(listener, states[b], count) for b in going))
         part_bnj = enc_bnj[:, done : done + frames]
@@ -234,15 +245,15 @@ def _searched(
         for b, after in zip(going, found, strict=True):
             states[b] = replace(states[b], search=after)
             reason = _endpoint(listener, states[b]) if ahead >= 0 else ""
+            if reason in ("pause", "length"):
+                ends[b] += ((states[b].segment, reason),)
             if reason or done == count:
                 words, states[b] = _update(listener, states[b], reason, ahead)
                 final[b] += words
-            if reason != "silence":
-                endpoints[b] = reason or endpoints[b]
         going = [b for b in going if states[b].search.frames]
     return [
-        (Update(words, _partial(listener, state), endpoint), state)
-        for words, endpoint, state in zip(final, endpoints, states, strict=True)
+        (Update(words, _partial(listener, state), ended), state)
+        for words, ended, state in zip(final, ends, states, strict=True)
     ]
 
 

@@ -16,6 +16,7 @@ from asr.language.session import BEST, Session, prepare, save
 from asr.tokenizer import BLANK
 from asr.training.health import METRICS, Lines
 from configs import cli
+from configs.wording import counted
 from manifests import storage
 
 LEAST_GAIN = 0.002  # nats of a held-out token: an epoch that brings less makes the learning rate smaller
@@ -160,9 +161,10 @@ def _summary(args: argparse.Namespace, session: Session) -> None:
     position = session.position
     assert position.best_nats is not None
     bundle = storage.join(session.out, BEST)
+    held_out = counted(len(session.dev), "held-out text")
     values = {"bundle": bundle, "epochs": position.epoch, "steps": position.total, "texts": len(session.train),
               "tokens": len(session.train.tokens), "held_out": len(session.dev),
               "perplexity": _perplexities(session, position.best_nats)}  # fmt: skip
-    cli.summary(args, values, f"{bundle}: {_said(session, position.best_nats)} of {len(session.dev):,} held-out texts "
+    cli.summary(args, values, f"{bundle}: {_said(session, position.best_nats)} of {held_out} "
                 f"(knowing only how often each token occurs: {math.exp(session.unigram_nats):,.2f} a token)\n"
                 f"Recognise with it: --beam 4 --lm {bundle}")  # fmt: skip

@@ -100,7 +100,7 @@ def transcribe(args: argparse.Namespace, heard: Heard) -> None:
 
 
 def _files(args: argparse.Namespace) -> None:
-    """One that cannot be read gets a line, and the command fails at the end."""
+    """One that cannot be read gets a line, and the command fails at the end; alone, with that line."""
     found, others = recordings.find(args.inputs)
     if others:
         print(f"transcribe: files that are no audio by their names, left out: {others}", file=sys.stderr)
@@ -122,6 +122,8 @@ def _files(args: argparse.Namespace) -> None:
             written.write(text)
         if error is None:
             continue
+        if error and len(found) == 1:
+            raise ValueError(error)
         if error:
             failed += 1
             print(f"transcribe: {error}", file=sys.stderr, flush=True)
@@ -151,7 +153,7 @@ def _one_by_one(args: argparse.Namespace, listener: Listener, found: list[Record
         except (ValueError, OSError) as err:  # an AudioError, or a URI that is none
             error = recordings.failure(recording.uri, err)
         text = form.more(ear.finish().final) + form.end(error)
-        yield number, text if text or said or args.format != "text" else "\n", error
+        yield number, text if text or said else _nothing(args, found, error), error
 
 
 def _batched(args: argparse.Namespace, listener: Listener, found: list[Recording]) -> Iterator[Piece]:
@@ -163,8 +165,14 @@ def _batched(args: argparse.Namespace, listener: Listener, found: list[Recording
         while number in done:
             form = transcript.FORMS[args.format](_named(args, found[number]))
             text = form.more(done[number].words) + form.end(done[number].error)
-            yield number, text or ("\n" if args.format == "text" else ""), done.pop(number).error
+            error = done.pop(number).error
+            yield number, text or _nothing(args, found, error), error
             number += 1
+
+
+def _nothing(args: argparse.Namespace, found: list[Recording], error: str) -> str:
+    """For a file in which nothing was said: in text a line, as each of the others has."""
+    return "\n" if args.format == "text" and (len(found) > 1 or not error) else ""
 
 
 def _named(args: argparse.Namespace, recording: Recording) -> str:

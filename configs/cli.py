@@ -3,30 +3,20 @@
 import argparse
 import contextlib
 import errno
-import importlib
 import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any, NoReturn
+
+from configs.start import start as start
+from configs.start import stop
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM has come, and what was at hand is saved. The text says how to go on."""
-
-
-def start(module: str) -> NoReturn:
-    """The process of a command: its module is imported, which takes a second or two, and its `main` called.
-
-    Until the command is at work, Ctrl-C ends it at once, with 130 as later: an exception could come anywhere in what
-    libraries do when they are imported.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as behind a script's `&`
-        signal.signal(signal.SIGINT, _stop)
-    leave(importlib.import_module(module).main())
 
 
 @contextlib.contextmanager
@@ -39,36 +29,37 @@ def loading() -> Iterator[None]:
     if not raises or threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    os._exit(130)
+def run(
+    body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: list[str] | None,
+    continues: bool = False,
+) -> int:  # fmt: skip
+    """Parse, run `body`, and turn what a user can mend into one line and exit code 1 (argparse itself exits with 2).
 
-
-def run(body: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: list[str] | None) -> int:
-    """Parse, run `body`, and turn what a user can mend into one line and exit code 1 (argparse itself exits with 2)."""
+    A command that `continues` goes on from what it has finished when it is repeated; one with --resume does so with it.
+    """
     try:
         args = parser.parse_intermixed_args(argv)  # positionals may stand between options
     except TypeError:  # not where there are subcommands
         args = parser.parse_args(argv)
     try:
-        if signal.getsignal(signal.SIGINT) is _stop:
+        if signal.getsignal(signal.SIGINT) is stop:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # which raises KeyboardInterrupt
         body(args)
     except Terminated as err:
         return _fail(parser, str(err), code=143)
     except KeyboardInterrupt:
-        again = "the same command with --resume" if "resume" in args else "the same command"
-        return _fail(parser, f"stopped; {again} continues from what was finished", code=130)
+        return _fail(parser, f"stopped; {_again(args, continues)}", code=130)
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
     except OSError as err:
-        return _fail(parser, _os_error(err))
+        return _fail(parser, _os_error(err, _again(args, continues)))
     except (ValueError, EOFError) as err:
         return _fail(parser, str(err))
     return 0
@@ -94,10 +85,17 @@ def _fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
     return code
 
 
-def _os_error(err: OSError) -> str:
+def _again(args: argparse.Namespace, continues: bool) -> str:
+    """What a repeat of the command does."""
+    if "resume" in args:
+        return "the same command with --resume continues from what was finished"
+    return f"the same command {'continues from what was finished' if continues else 'starts over'}"
+
+
+def _os_error(err: OSError, again: str) -> str:
     where = f"{err.filename}: " if err.filename else ""
     if err.errno == errno.ENOSPC:
-        return f"{where}no space left on the device; free some and repeat the command, it goes on from here"
+        return f"{where}no space left on the device; free some, then {again}"
     if isinstance(err, FileNotFoundError):
         return f"{where}no such file or folder" if err.filename else str(err)
     return f"{where}{err.strerror or err}"

@@ -103,7 +103,7 @@ def _build(kind: type[Config], values: Any, where: _Place) -> Config:
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise where.fault(str(key), f"unknown key {key}{_nearest(str(key), list(known))}")
+            raise where.fault(str(key), f"unknown key {key}{_nearest(str(key), kind)}")
     for key, field in known.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if no_default and key not in values:
@@ -111,8 +111,27 @@ def _build(kind: type[Config], values: Any, where: _Place) -> Config:
     return kind(**{key: _convert(hints[key], value, where.of(key)) for key, value in values.items()})
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    return _meant(name, known) or f" (known: {', '.join(known)})"
+def _nearest(name: str, kind: type) -> str:
+    """The key that is spelt like it, also one further down: `lr` is `optim.lr`."""
+    keys: dict[str, list[str]] = {}
+    for path in _paths(kind):
+        keys.setdefault(path.rpartition(".")[2], []).append(path)
+    if close := difflib.get_close_matches(name, list(keys), n=1, cutoff=0.5):
+        return f" (did you mean {' or '.join(keys[close[0]])}?)"
+    return f" (known: {', '.join(f.name for f in fields(kind))})"
+
+
+def _paths(kind: type) -> list[str]:
+    """The keys of a config, and behind them those of the configs in it."""
+    hints = typing.get_type_hints(kind)
+    inside = [
+        f"{name}.{path}"
+        for name, hint in hints.items()
+        for part in (hint, *(typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else ()))
+        if is_dataclass(part)
+        for path in _paths(typing.cast(type, part))
+    ]
+    return [*hints, *inside]
 
 
 def _meant(name: str, known: list[str]) -> str:

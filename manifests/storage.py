@@ -265,13 +265,17 @@ def write_text(uri: str, text: str) -> None:
 
 
 def check_writable(folder: str) -> None:
-    """Makes a folder of this machine, and a file in it that goes again: for work that is long before it writes.
+    """Makes a file in a folder of this machine that goes again: for work that is long before it writes. Of a folder
+    that is not there yet it takes the nearest one above, and makes none: the work may be refused.
 
     Raises OSError, and ValueError for a web server. Of a store nothing is known before something is written there.
     """
     remote.check_store(folder, "written")
     if is_local(folder):
-        probe = os.path.join(absolute(folder), f"{STAGING}probe-{HOST}-{os.getpid()}")
+        there = absolute(folder)
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        probe = os.path.join(there, f"{STAGING}probe-{HOST}-{os.getpid()}")
         write_bytes(probe, b"")
         delete(probe)
 

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ray-address", help="an existing cluster, for instance ray://head:10001")
     parser.add_argument("--force", action="store_true", help="replace what another run left in --out")
     cli.add_json(parser)
-    return cli.run(write_shards, parser, argv)
+    return cli.run(write_shards, parser, argv, continues=True)
 
 
 def write_shards(args: argparse.Namespace) -> None:

@@ -217,7 +217,8 @@ def _verify(args: argparse.Namespace, shards: ShardSet) -> None:
         "good_utterances": good["utterances"], "good_hours": round(hours, 4),
     }  # fmt: skip
     lines = [f"{url}: {fault}" for url, faults in bad.items() for fault in faults] + beside
-    well = f"{good['shards']:,} of {len(shards.files):,} shards are as the index says"
+    are = "is" if len(shards.files) == 1 else "are"
+    well = f"{good['shards']:,} of {counted(len(shards.files), 'shard')} {are} as the index says"
     lines.append(f"{well}: {counted(good['utterances'], 'utterance')}, {hours:.2f} h")
     cli.summary(args, values, "\n".join(lines))
     if bad or beside:

@@ -66,7 +66,7 @@ def found() -> dict[str, Corpus]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.run(functools.partial(prepare, argv=argv), _parser(), argv)
+    return cli.run(functools.partial(prepare, argv=argv), _parser(), argv, continues=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", metavar="key.sub=value", help="change a value of the sweep's config, "
                         "for instance 'budget=20 minutes' or settings.optim.lr=1e-3")  # fmt: skip
     cli.add_json(parser)
-    return cli.run(_sweep, parser, argv)
+    return cli.run(_sweep, parser, argv, continues=True)
 
 
 @dataclass(slots=True)

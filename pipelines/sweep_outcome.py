@@ -86,8 +86,14 @@ def _or_none(value: float) -> float | None:
 
 
 def measured(run: str, wer_json: str, hours_an_epoch: float, spent_s: float) -> dict[str, Any]:
-    """The result of a training from the folder that train-asr left and the file that evaluate-asr wrote."""
+    """The result of a training from the folder that train-asr left and the file that evaluate-asr wrote.
+
+    Raises ValueError for a training of an earlier version, which did not say how many epochs are done.
+    """
     training = json.loads(storage.read_bytes(storage.join(run, "last", "training.json")))
+    if "epochs" not in training:
+        raise ValueError(f"{run}: was trained by an earlier version of this program; delete "
+                         f"{storage.parent(run)} and the same command trains it again")  # fmt: skip
     lines = storage.read_text(storage.join(run, "metrics.jsonl")).splitlines()
     records = [json.loads(line) for line in lines if line.endswith("}")]
     losses = [record["loss"] for record in records if "loss" in record]

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.wording import counted
 from manifests import storage
 from manifests.schema import safe_id
 from manifests.storefaults import shown
@@ -158,7 +159,7 @@ def _shard_faults(file: ShardFile, tar: _Tar, owners: dict[str, str]) -> Iterato
 
 
 def _told(faults: Sequence[str]) -> list[str]:
-    more = [f"and {len(faults) - TOLD:,} more utterances"] if len(faults) > TOLD else []
+    more = [f"and {counted(len(faults) - TOLD, 'more utterance')}"] if len(faults) > TOLD else []
     return [*faults[:TOLD], *more]
 
 
@@ -235,18 +236,18 @@ def set_faults(shards: ShardSet) -> list[str]:
 def _folder_faults(part: IndexRows) -> Iterator[str]:
     folder = storage.parent(part.uri)
     table = part.table(["split", "frames", "shard"])
-    counted = {
+    in_index = {
         row["split"]: row["frames_sum"] for row in table.group_by("split").aggregate([("frames", "sum")]).to_pylist()
     }
     uri = storage.join(folder, index.STATS)
     stats = json.loads(storage.read_bytes(uri))
     said = {split: values["frames"] for split, values in stats["splits"].items()}
-    for split in sorted(said.keys() | counted.keys()):
-        has, found = said.get(split, 0), counted.get(split, 0)
+    for split in sorted(said.keys() | in_index.keys()):
+        has, found = said.get(split, 0), in_index.get(split, 0)
         if has != found:
             yield f"{shown(uri)}: split {split} has {has:,} frames, in the index {found:,}"
-    if (total := stats.get("frames", 0)) != sum(counted.values()):
-        yield f"{shown(uri)}: has {total:,} frames, the index {sum(counted.values()):,}"
+    if (total := stats.get("frames", 0)) != sum(in_index.values()):
+        yield f"{shown(uri)}: has {total:,} frames, the index {sum(in_index.values()):,}"
     uri = storage.join(folder, index.URLS)
     if storage.exists(uri):
         listed = sorted(line.strip() for line in storage.read_text(uri).splitlines() if line.strip())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from configs.wording import counted
 from shards.cutting import Budget, Lengths, arrange, ranges
 from shards.dealing import deal
 
@@ -119,7 +120,8 @@ def _check(lengths: Lengths, times: np.ndarray, budget: Budget, world_size: int)
     frames, tokens = (x[times > 0] for x in (lengths.frames, lengths.tokens))
     count = int(times.sum())
     if count < world_size and lengths.times is None:
-        raise ValueError(f"{count} utterances cannot be shared by {world_size} ranks; use {max(1, count)} or fewer")
+        raise ValueError(f"{counted(count, 'utterance')} cannot be shared by {counted(world_size, 'rank')}; "
+                         f"use {max(1, count)} or fewer")  # fmt: skip
     if not count:
         return
     cost = budget.cost(np.ones(1), frames, tokens)

@@ -36,7 +36,7 @@ def choose(args: argparse.Namespace, ours: dict[str, Any]) -> str:
     can be written, before the work that would be lost.
     """
     out: str = args.out or _beside(args)
-    _check_writable(storage.absolute(out))
+    storage.check_writable(storage.absolute(out))
     if not args.force and (differing := _differing(storage.join(out, FIGURES), ours)):
         raise ValueError(f"{out}: holds an evaluation of other inputs ({', '.join(differing)}); choose another --out, "
                          "or say --force to replace it")  # fmt: skip
@@ -50,11 +50,12 @@ def write(out: str, values: dict[str, Any], page: str) -> None:
 
 
 def _beside(args: argparse.Namespace) -> str:
-    """evaluation/<bundle>-<speech> in the folder of the bundle's folder."""
+    """evaluation/<bundle>-<speech> in the folder of the bundle's folder, with the number of drawn utterances."""
     if not storage.is_local(args.bundle):
         raise ValueError(f"--out: say in which folder to write; there is none beside {shown(args.bundle)}")
     uri = storage.absolute(args.bundle)
     parts = [storage.name(uri), *_speech_names(args), *(["streamed"] if args.streaming else [])]
+    parts += [str(args.utterances)] if args.utterances else []
     return storage.join(storage.parent(uri), "evaluation", "-".join(parts))
 
 
@@ -68,14 +69,6 @@ def _speech_names(args: argparse.Namespace) -> list[str]:
         named = stem.removeprefix("urls").removeprefix("-")
         names = [storage.name(storage.parent(uri)), named if named not in ("index", "manifest") else ""]
     return [name for name in (*names, *(args.splits or [])) if name]
-
-
-def _check_writable(out: str) -> None:
-    """As storage.check_writable, but a folder that is not there yet is not made: the work may fail."""
-    folder = out
-    while storage.is_local(folder) and not storage.exists(folder):
-        folder = storage.parent(folder)
-    storage.check_writable(folder)
 
 
 def _differing(uri: str, ours: dict[str, Any]) -> list[str]:

@@ -128,8 +128,8 @@ def _errors_of(edits: Edits) -> str:
 
 def _extent(group: Group) -> str:
     words = counted(group.wer.edits.reference_length, "word")
-    speakers = counted(group.speakers, "speaker")
-    return f"{counted(group.utterances, 'utterance')}, {words}, {group.hours:,.2f} hours, {speakers}"
+    speakers = f", {counted(group.speakers, 'speaker')}" if group.speakers else ""  # a list need not name them
+    return f"{counted(group.utterances, 'utterance')}, {words}, {group.hours:,.2f} hours{speakers}"
 
 
 def _rate_first(group: Group) -> tuple[bool, float, str, str]:

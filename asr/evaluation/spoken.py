@@ -4,8 +4,10 @@ Nothing here loads torch, so that a runtime that needs none is measured without 
 """
 
 import argparse
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from manifests.text import normalise
 from shards.index import open_shards
 
 Floats = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 COLUMNS = ("path", "text")  # that a list of files has at least
 
@@ -76,6 +79,14 @@ def open_speech(args: argparse.Namespace) -> Speech:
         reasons = "; left out: " + ", ".join(sorted({reason for _, reason in found.left_out})) if found.left_out else ""
         raise ValueError(f"{found.name}: no utterance to recognise{reasons}")
     return found
+
+
+def drawn(utterances: Sequence[T], count: int) -> list[T]:
+    """So many of them, in their order; the same ones each time. All with 0, or where there are fewer."""
+    if not 0 < count < len(utterances):
+        return list(utterances)
+    chosen = sorted(random.Random(0).sample(range(len(utterances)), count))
+    return [utterances[i] for i in chosen]
 
 
 def of_manifest(uri: str, splits: Sequence[str] | None) -> Speech:

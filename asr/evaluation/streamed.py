@@ -174,7 +174,7 @@ def quiet_behind(listener: Listener, heard: Heard, samples_t: Floats, chunk_samp
         piece_t = quiet_t[at : at + chunk_samples]
         update, state = stream.step(listener, piece_t, state)
         trace.see(heard.audio_s + (at + len(piece_t)) / rate, update)
-        if update.endpoint:
+        if update.ends:
             break
     return trace
 

@@ -104,7 +104,8 @@ def _delay_rows(found: Streamed) -> list[tuple[str, str]]:
     aligned = f"{counted(timing.aligned, 'utterance')} with {timing.aligner}"
     if lost:
         aligned += f"; not aligned: {lost}"
-    end = f"; {delays.unseen:,} right words came only as their file ended" if delays.unseen else ""
+    unseen = counted(delays.unseen, "right word")
+    end = f"; {unseen} came only at the end of a file" if delays.unseen else ""
     endpoint = _spread_text(delays.endpoint_s, "utterances") + (
         f"; none came after {delays.no_endpoint:,}" if delays.no_endpoint else ""
     ) + (f"; {delays.cut:,} came between words" if delays.cut else "")  # fmt: skip

@@ -54,8 +54,7 @@ class Trace:
         self.final += new
         self.final_s += [audio_s] * len(new)
         self._open = still_open
-        if update.endpoint:
-            self.endpoints.append((audio_s, update.endpoint))
+        self.endpoints += [(audio_s, reason) for _, reason in update.ends]
 
     @property
     def first_word_s(self) -> float | None:

@@ -1,6 +1,7 @@
 """What the training of a language model works with: read, checked against each other, begun or gone on from."""
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from manifests import storage
 BEST, TRAINING, LEFT_OUT = "best", "training.safetensors", "left-out.tsv"
 VERSION = 1  # of what is in training.safetensors; raise it when the same position means other batches
 _FACTS = "speechmill"  # the key of its metadata
+_SHA256 = "tensors_sha256"  # in these, the hash of the tensors as a file of their own
 SAID_LINES = 1_000_000
 
 
@@ -185,10 +187,11 @@ def _say_start(session: Session, left_out: LeftOut) -> None:
 
 def save(session: Session) -> None:
     """All that the training goes on from, in one file, so that it is there whole or is the one before."""
-    weights = {f"model/{name}": tensor.contiguous() for name, tensor in session.model.state_dict().items()}
-    optimiser = {f"optimiser/{name}": tensor for name, tensor in session.optimisers.tensors(session.model).items()}
-    facts = {"version": VERSION, "identity": session.identity, "position": asdict(session.position)}
-    data = save_tensors(weights | optimiser, metadata={_FACTS: json.dumps(facts)})
+    tensors = {f"model/{name}": tensor.contiguous() for name, tensor in session.model.state_dict().items()}
+    tensors |= {f"optimiser/{name}": tensor for name, tensor in session.optimisers.tensors(session.model).items()}
+    facts = {"version": VERSION, "identity": session.identity, "position": asdict(session.position),
+             _SHA256: hashlib.sha256(save_tensors(tensors)).hexdigest()}  # fmt: skip
+    data = save_tensors(tensors, metadata={_FACTS: json.dumps(facts)})
     storage.write_bytes(storage.join(session.out, TRAINING), data)
 
 
@@ -200,6 +203,9 @@ def _resume(session: Session) -> None:
         tensors = load_tensors(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the format of safetensors
         facts = json.loads(header["__metadata__"][_FACTS])
+        written = facts.get(_SHA256)  # None: by an earlier version
+        if written not in (None, hashlib.sha256(save_tensors(tensors)).hexdigest()):
+            raise ValueError("it was altered since it was written")
     except (ValueError, KeyError, SafetensorError) as err:
         raise ValueError(f"{uri}: is damaged ({err}); say --force in place of --resume to start over") from None
     if facts["version"] != VERSION:

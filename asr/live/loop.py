@@ -50,11 +50,11 @@ class Ear:
         return update
 
     def finish(self) -> Update:
-        update = self._shifted(stream.finish(self._listener, self._state))
-        return replace(update, endpoint="end")
+        return self._shifted(stream.finish(self._listener, self._state))
 
     def _shifted(self, update: Update) -> Update:
-        return replace(update, final=self._words(update.final), partial=self._words(update.partial))
+        ends = tuple((segment + self._segments, reason) for segment, reason in update.ends)
+        return Update(self._words(update.final), self._words(update.partial), ends)
 
     def _words(self, words: Sequence[Word]) -> tuple[Word, ...]:
         shifted = tuple(
@@ -97,7 +97,7 @@ def listen(ear: Ear, feed: Feed, chunk_samples: int, screen: Screen, recorder: R
             elif isinstance(item, Gap):
                 heard.missed_s += item.missed_s
                 recorder = _recorded(recorder, item, screen, heard)
-                _show(screen, ear.miss(item.missed_s), "")
+                _show(screen, ear.miss(item.missed_s), "", ended=True)
                 screen.note(f"missed {item.missed_s:.1f} s: {item.why}")
             else:
                 recorder = _recorded(recorder, item, screen, heard)
@@ -110,7 +110,7 @@ def listen(ear: Ear, feed: Feed, chunk_samples: int, screen: Screen, recorder: R
                 heard.behind_s = max(heard.behind_s, behind_s)
                 _show(screen, update, speed.status(step_s, len(item) / feed.sample_rate, behind_s))
     finally:
-        _show(screen, ear.finish(), "")
+        _show(screen, ear.finish(), "", ended=True)
         screen.close()
 
 
@@ -132,8 +132,8 @@ def _recorded(recorder: Recorder | None, item: Floats | Gap, screen: Screen, hea
     return recorder
 
 
-def _show(screen: Screen, update: Update, status: str) -> None:
-    screen.show(update.final, update.partial, bool(update.endpoint), status)
+def _show(screen: Screen, update: Update, status: str, ended: bool = False) -> None:
+    screen.show(update.final, update.partial, ended or bool(update.endpoint), status)
 
 
 class _Speed:

@@ -8,6 +8,7 @@ from asr.live.feed import Feed
 from asr.live.hls import Media, Part, Segment
 from asr.live.http import Answer, Patience, Place, Refused, small_text
 from asr.live.media import Change, Missed, Piece
+from configs.wording import counted
 from manifests import web
 
 RELOAD_S = 0.2  # the least between two requests for a playlist, whatever it says of its segments
@@ -82,7 +83,8 @@ class Follower:
         """Sets the next segment's number, to another one where that is gone."""
         missed = media.first - number
         if 0 < missed * media.usual_s <= BELIEVED_S:
-            yield Missed(missed * media.usual_s, f"{missed} segments were gone from the playlist before they were read")
+            gone = counted(missed, "segment")
+            yield Missed(missed * media.usual_s, f"{gone} gone from the playlist before being read")
             number = media.first
         elif not media.first <= number <= media.end:  # the stream was started again
             yield Missed(self._patience.lost_s, "the stream began anew")

@@ -15,6 +15,7 @@ export class Transcript {
     this.lines = [[]]; // of final words, a line for each stretch between pauses
     this.element.replaceChildren();
     this.paragraph = null;
+    this.segment = 0; // of the last word
     this.offset_s = 0; // where in the transcript the stream at work began
     this.end_s = 0;
   }
@@ -41,6 +42,8 @@ export class Transcript {
   }
 
   addFinal(word) {
+    if (word.segment !== this.segment) this.breakLine(); // one update may have words of several
+    this.segment = word.segment;
     const paragraph = this.open();
     this.partial.remove();
     const element = document.createElement("span");

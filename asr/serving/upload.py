@@ -5,12 +5,13 @@ The bytes go to a file without a name, which is gone with the request, whatever 
 
 import asyncio
 import contextlib
+import json
 import tempfile
 import time
-from typing import IO
+from typing import IO, Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from asr import audio
 from asr.serving import messages
@@ -21,7 +22,8 @@ from asr.words import Word
 
 _CHUNK_S = 1.0
 _NAMES = ("format", "hotword")
-_FORMATS = {"json": "application/json", "text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+_FORMATS = {"json": "application/json", "text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt",
+            "ctm": "text/plain"}  # fmt: skip
 
 
 async def serve(request: Request, hub: Hub) -> Response:
@@ -35,7 +37,7 @@ async def serve(request: Request, hub: Hub) -> Response:
         if refused.kind != "error":
             hub.metrics.refusals[refused.kind] += 1
         # what is left of the body is not read, so the connection cannot be used again
-        return JSONResponse({"error": refused.text}, refused.status, headers={"Connection": "close"})
+        return _json({"error": refused.text}, refused.status, {"Connection": "close"})
     except ClientDisconnect:
         return Response(status_code=499)  # nobody reads it
     return _answer(form, words, duration_s)
@@ -128,6 +130,12 @@ def _too_large(hub: Hub) -> Refused:
 def _answer(form: str, words: tuple[Word, ...], duration_s: float) -> Response:
     if form == "json":
         facts = {"text": transcript.text(words), "duration_s": round(duration_s, 3), "words": messages.words(words)}
-        return JSONResponse(facts)
+        return _json(facts)
     written = transcript.FORMS[form]("")
     return PlainTextResponse(written.more(words) + written.end(), media_type=_FORMATS[form])
+
+
+def _json(facts: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """With the end of its line, for who reads it in a terminal."""
+    text = json.dumps(facts, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return Response(text, status, headers, _FORMATS["json"])

@@ -17,6 +17,7 @@ from hashlib import sha256
 from types import ModuleType
 from typing import Any
 
+from configs.wording import counted
 from manifests import storage
 from manifests.schema import safe_id
 from pipelines.youtube import usable, ytdlp
@@ -144,7 +145,7 @@ class _Queue:
         elif info.get("_type", "video") in ("playlist", "multi_video"):
             entries = [self._entry(entry, item) for entry in info.get("entries") or () if entry]
             self.waiting.extendleft(reversed(entries))
-            self.say(f"{item.url}: {len(entries)} videos or lists of them")
+            self.say(f"{item.url}: {counted(len(entries), 'video or list', 'videos or lists')} of them")
         else:
             self._take_video(item, info)
 
@@ -211,7 +212,7 @@ class _Queue:
                 self.say(f"asked to slow down ({failure.detail}); waiting {wait_s:g} s")
                 time.sleep(wait_s)
         raise ValueError(
-            f"the site does not answer any more ({failure.detail}); {self.done} videos are dealt with, and the same "
+            f"the site does not answer any more ({failure.detail}); {counted(self.done, 'video')} done, and the same "
             "command goes on with the others: wait for some hours, and give fewer --videos-per-hour"
         )
 

@@ -22,7 +22,7 @@ from asr.comparing.one import TimedEngine, measure, with_chunk
 from asr.comparing.result import Candidate, outcome
 from asr.engines.torch_engine import listener_of
 from asr.evaluation.scoring import count_edits
-from asr.evaluation.spoken import Spoken, of_files
+from asr.evaluation.spoken import Spoken, drawn, of_files
 from asr.evaluation.trace import listen
 from asr.model_config import ModelConfig
 from asr.models import make_model
@@ -167,10 +167,10 @@ def test_the_table_has_each_row_and_the_reason_of_one_without_figures() -> None:
 
 def test_the_same_utterances_are_drawn_each_time() -> None:
     many = [replace(SAID[0], id=str(i)) for i in range(100)]
-    drawn = compare.drawn(many, 10)
-    assert drawn == compare.drawn(many, 10) and len({u.id for u in drawn}) == 10
-    assert [int(u.id) for u in drawn] == sorted(int(u.id) for u in drawn)
-    assert compare.drawn(many, 0) == compare.drawn(many, 100) == many
+    some = drawn(many, 10)
+    assert some == drawn(many, 10) and len({u.id for u in some}) == 10
+    assert [int(u.id) for u in some] == sorted(int(u.id) for u in some)
+    assert drawn(many, 0) == drawn(many, 100) == many
 
 
 def test_measuring_without_pytorch_loads_none() -> None:

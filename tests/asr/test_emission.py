@@ -128,7 +128,7 @@ def test_delays_of_a_transcript_made_by_hand() -> None:
         (0.96, Update(words("the"), words("cat"))),
         (1.28, Update((), words("cat"))),
         (1.60, Update(words("cat"), words("sat"))),
-        (2.88, Update(words("sat"), (), "pause")),
+        (2.88, Update(words("sat"), (), ((0, "pause"),))),
     )
     delays = Delays()
     delays.add(SAID, ["the", "cat", "sat"], trace)
@@ -160,7 +160,9 @@ def test_a_word_that_only_the_end_of_the_file_brings_out_has_no_delay_but_is_cou
 
 
 def test_an_endpoint_between_words_is_no_endpoint_behind_them() -> None:
-    trace = traced((0.9, Update(words("the"), (), "pause")), (1.1, Update((), ())), (2.0, Update((), (), "pause")))
+    trace = traced(
+        (0.9, Update(words("the"), (), ((0, "pause"),))), (1.1, Update((), ())), (2.0, Update((), (), ((0, "pause"),)))
+    )
     delays = Delays()
     delays.add(SAID, ["the"], trace)
     assert delays.cut == 1 and delays.endpoint_s == pytest.approx([0.75])

@@ -81,7 +81,7 @@ def test_a_pause_ends_a_segment_and_makes_its_words_final(bundle: Bundle, hum: n
     samples = np.concatenate([hum, zeros(3), hum])
     found = updates(listener, np.array_split(samples, 100))
     ends = [i for i, update in enumerate(found) if update.endpoint]
-    assert [found[i].endpoint for i in ends] == ["pause"]
+    assert [found[i].ends for i in ends] == [((0, "pause"),)]
     words = [word for update in found[: ends[0] + 1] for word in update.final]
     silence_s = (ends[0] + 1) * 0.07 - words[-1].end_s
     assert RULES.pause_s <= silence_s < RULES.pause_s + stream.BLOCK_S + 0.14

@@ -51,13 +51,15 @@ def test_each_bundle_and_speech_has_its_place(run: Path, command: Evaluate) -> N
     shutil.copy(shards / "urls.txt", shards / "urls-test.txt")
     for bundle, speech, options in (
         ("best", "talks", []), ("last", "talks", []), ("best", "talks-2", []), ("best", "talks/urls-test.txt", []),
-        ("best", "talks", ["--streaming"]),
+        ("best", "talks", ["--streaming"]), ("best", "talks", ["--utterances", 1]),
+        ("best", "talks", ["--utterances", 1, "--streaming"]),
     ):  # fmt: skip
         code, out, _ = command(run / bundle, run.parent / speech, *options)
         assert code == 0 and Path(out.splitlines()[-1]).is_file()
+        assert out.startswith("1 utterance," if 1 in options or speech == "talks-2" else "2 utterances,")
     assert found(run) == {
         "best-talks": "best", "best-talks-2": "best", "best-talks-streamed": "best", "best-talks-test": "best",
-        "last-talks": "last",
+        "last-talks": "last", "best-talks-1": "best", "best-talks-streamed-1": "best",
     }  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def test_each_bundle_and_speech_has_its_place(run: Path, command: Evaluate) -> N
         ("best", "talks-2", [], "speech"),
         ("best", "talks", ["--streaming", "--beam", "2"], "beam"),
         ("best", "talks", ["--streaming", "--hotword", "the"], "hotwords"),
+        ("best", "talks", ["--streaming", "--utterances", "2"], "utterances"),
     ],
 )
 def test_another_evaluation_is_replaced_by_force_alone(

@@ -258,7 +258,8 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     before = sorted(folder.rglob("*"))
     given = [part.format(folder=folder) for part in argv]
     assert run(folder, "--to", "onnx", "--out", f"{tmp_path}/new", *given) == 1
-    assert message in error(capsys)
+    out, err = capsys.readouterr()
+    assert message in err and ("openvino" not in given or out == "")
     assert sorted(folder.rglob("*")) == before and not list(tmp_path.iterdir())
 
 

@@ -147,7 +147,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_and_what_went_by_is_tol
     np.testing.assert_array_equal(heard.part(0), whole(recorded, range(2)))
     np.testing.assert_array_equal(heard.part(1), whole(recorded, range(4, ends(recorded))))
     (gap,) = heard.gaps
-    assert gap.missed_s == pytest.approx(1.0, abs=0.1) and "2 segments were gone" in gap.why
+    assert gap.missed_s == pytest.approx(1.0, abs=0.1) and "2 segments gone" in gap.why
     assert sum("trying again" in note for note in heard.notes) == 3
 
 

@@ -29,7 +29,6 @@ from asr.tokenizer import BLANK
 from asr.words import Word
 
 RULES = EndpointRules(pause_s=0.7, silence_s=1.2, longest_s=1.5, preroll_s=0.4)
-SHORT_S = 0.66  # a step that ends one segment at most, so that an update has room for its reason
 SEARCHES = {"greedy": SearchOptions(), "beam": SearchOptions(beam=3)}
 Reference = Callable[[str, str], "Said"]
 
@@ -37,7 +36,7 @@ Reference = Callable[[str, str], "Said"]
 @dataclass
 class Said:
     words: list[Word]
-    reasons: list[str]
+    ends: list[tuple[int, str]]
 
 
 def together(listener: Listener, streams: Sequence[Sequence[Floats]]) -> list[Said]:
@@ -52,11 +51,11 @@ def together(listener: Listener, streams: Sequence[Sequence[Floats]]) -> list[Sa
             for b, (update, state) in zip(ready, stream.step_batch(listener, [states[b] for b in ready]), strict=True):
                 states[b] = state
                 said[b].words += update.final
-                said[b].reasons += [update.endpoint] * bool(update.endpoint)
+                said[b].ends += update.ends
     for one, state in zip(said, states, strict=True):
         update = stream.finish(listener, state)
         one.words = rounded([*one.words, *update.final])
-        one.reasons += [update.endpoint] * bool(update.endpoint)
+        one.ends += update.ends
     return said
 
 
@@ -116,13 +115,14 @@ every_search = pytest.mark.parametrize("searched", SEARCHES)
 def test_the_talk_has_all_kinds_of_ends(reference: Reference, name: str, searched: str) -> None:
     """Else the other tests here compare little."""
     said = reference(name, searched)
-    assert said.reasons.count("pause") >= 2 and said.reasons.count("length") >= 2
+    reasons = [reason for _, reason in said.ends]
+    assert reasons.count("pause") >= 2 and reasons.count("length") >= 2
     assert len(said.words) > 7 and len({word.segment for word in said.words}) > 4
 
 
 @settings(max_examples=24, deadline=None)
 @given(
-    name=st.sampled_from(NAMES), searched=st.sampled_from(sorted(SEARCHES)), step_s=st.floats(0.0, SHORT_S),
+    name=st.sampled_from(NAMES), searched=st.sampled_from(sorted(SEARCHES)), step_s=st.floats(0.0, 3.0),
     cuts=st.lists(st.integers(0, 240_000), max_size=30),
 )  # fmt: skip
 def test_neither_steps_nor_chunks_move_an_end(
@@ -142,9 +142,7 @@ def test_a_step_in_which_several_segments_end(
 ) -> None:
     """Even where all of the stream is in what is left at its end."""
     listener = listener_of(models[name], bundle, round(step_s / 0.24))
-    said = alone(listener, np.array_split(talk, 40))
-    assert said.words == reference(name, "greedy").words
-    assert said.reasons[-1] == reference(name, "greedy").reasons[-1]
+    assert alone(listener, np.array_split(talk, 40)) == reference(name, "greedy")
 
 
 @every_search
@@ -155,7 +153,7 @@ def test_words_stay_whole_in_segments_that_are_too_long_at_once(
     rules = replace(RULES, longest_s=0.1)
     listener = replace(listener_of(models["lstm"], bundle, 0, searched), endpoints=rules)
     said = alone(listener, [hum])
-    assert len(said.reasons) >= 3
+    assert len(said.ends) >= 3
     assert alone(listener, np.split(hum, range(960, len(hum), 960))) == said
 
 

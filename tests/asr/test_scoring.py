@@ -287,3 +287,6 @@ def test_summary_lines() -> None:
     assert 4 <= len(lines) <= 7
     assert lines[0].startswith("WER 60.00 %") and lines[1].startswith("CER ")
     assert "1 substituted, 1 deleted, 1 inserted" in lines[2]
+    assert "hours; intervals" in summary_text(score([dataclasses.replace(scored("a", "a", "u"), speaker="")])), (
+        "nobody is named"
+    )

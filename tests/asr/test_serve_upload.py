@@ -51,6 +51,7 @@ def wav(seconds: float) -> bytes:
 def test_uploads_that_cannot_be(served: Served, query: str, body: Any, status: int, complaint: str) -> None:
     found, text = request(served, "POST", f"/transcribe{query}", body)
     assert found == status and complaint in json.loads(text)["error"] and "/dev/fd" not in text
+    assert text.endswith("}\n")
 
 
 def test_a_form_is_refused_with_what_to_do(served: Served) -> None:

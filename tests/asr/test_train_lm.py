@@ -264,8 +264,10 @@ def test_a_folder_with_something_else_in_it_is_left_alone(
     said = errors(arguments(texts, model, run, "epochs=2", "--resume"), capsys)
     assert "was trained otherwise: epochs 1 then, 2 now" in said
     data = (run / "training.safetensors").read_bytes()
-    (run / "training.safetensors").write_bytes(data[:-10])
-    assert "training.safetensors: is damaged" in errors(arguments(texts, model, run, "epochs=1", "--resume"), capsys)
+    for damaged in (data[:-10], data[:-10] + bytes(byte ^ 1 for byte in data[-10:])):
+        (run / "training.safetensors").write_bytes(damaged)
+        said = errors(arguments(texts, model, run, "epochs=1", "--resume"), capsys)
+        assert "training.safetensors: is damaged" in said
     assert train_lm.main(arguments(texts, model, run, "--force", "epochs=1")) == 0
     assert (run / "training.safetensors").read_bytes() == data
     (run / "best" / "lm.json").unlink()  # what it would name at its end

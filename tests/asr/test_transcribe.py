@@ -70,8 +70,9 @@ def test_a_folder_is_every_audio_file_in_it_in_order(folder: Path, command: Comm
     assert all(start <= after for one in said for (_, start), (_, after) in itertools.pairwise(one))
 
 
-def test_words_do_not_depend_on_the_chunks(folder: Path, command: Command) -> None:
-    outs = {command(folder / "audio", "--format", "json", "--chunk-ms", ms)[1] for ms in (0, 37, 320)}
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_words_and_lines_do_not_depend_on_the_chunks(folder: Path, command: Command, form: str) -> None:
+    outs = {command(folder / "audio", "--format", form, "--chunk-ms", ms)[1] for ms in (0, 37, 320)}
     assert len(outs) == 1
 
 
@@ -167,7 +168,13 @@ def test_what_cannot_be_is_one_line(
 
 def test_an_error_of_the_system_names_the_file(command: Command) -> None:
     for many in ((), ("--batch",)):
-        assert "transcribe: /proc/self/mem: Input/output error" in command("/proc/self/mem", *many)[2]
+        assert "transcribe: error: /proc/self/mem: Input/output error" in command("/proc/self/mem", *many)[2]
+
+
+@pytest.mark.parametrize("many", [(), ("--batch",)])
+def test_a_file_that_is_not_there_is_one_line_and_nothing_else(command: Command, many: tuple[str, ...]) -> None:
+    code, out, err = command("none.wav", *many)
+    assert code == 1 and out == "" and err.startswith("transcribe: error: none.wav: ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("form", ["json", "ctm"])
@@ -248,7 +255,7 @@ def test_a_live_stream_says_what_its_recording_says(
     said = [word for line in words(out) for word in line]
     assert len(said) > 8
     assert "503 Service Unavailable; trying again in 0.0 s" in err
-    assert re.search(r"missed 1\.5 s: 3 segments were gone", err) and "heard 4." in err.splitlines()[-1]
+    assert re.search(r"missed 1\.5 s: 3 segments gone from the playlist", err) and "heard 4." in err.splitlines()[-1]
     sound, _ = soundfile.read(kept)
     segments_s = [float(text.partition(":")[2].partition(",")[0]) for text in segments]
     hole = round(sum(segments_s[:3]) * 16000)

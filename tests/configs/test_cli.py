@@ -36,12 +36,12 @@ def raises(error: BaseException) -> Callable[[argparse.Namespace], None]:
     [
         (ValueError("no flour; buy some"), 1, "no flour; buy some"),
         (EOFError("a.tar: cut short"), 1, "a.tar: cut short"),
-        (KeyboardInterrupt(), 130, "stopped; the same command continues from what was finished"),
+        (KeyboardInterrupt(), 130, "stopped; the same command starts over"),
         (FileNotFoundError(2, "No such file", "a.wav"), 1, "a.wav: no such file or folder"),
         (FileNotFoundError("s3://b/a is not there"), 1, "s3://b/a is not there"),
         (PermissionError(13, "Permission denied", "/root/a"), 1, "/root/a: Permission denied"),
         (OSError(28, "No space left", "/full/a"), 1,
-         "/full/a: no space left on the device; free some and repeat the command, it goes on from here"),
+         "/full/a: no space left on the device; free some, then the same command starts over"),
         (OSError("timed out"), 1, "timed out"),
         # what a terminal would obey
         (ValueError("http://h/\x1b[2J\x07: is gone"), 1, "http://h/\ufffd[2J\ufffd: is gone"),
@@ -53,6 +53,22 @@ def test_what_a_user_can_mend_is_one_line_and_an_exit_code(
     assert run(raises(error)) == code
     printed = capsys.readouterr()
     assert printed.err == f"bake: error: {line}\n" and printed.out == "working\n"
+
+
+@pytest.mark.parametrize(
+    ("continues", "option", "said"),
+    [
+        (False, "--crusty", "starts over"),
+        (True, "--crusty", "continues from what was finished"),
+        (False, "--resume", "with --resume continues from what was finished"),
+    ],
+)
+def test_who_is_stopped_hears_what_a_repeat_does(capsys: Printed, continues: bool, option: str, said: str) -> None:
+    parser = argparse.ArgumentParser(prog="bake")
+    parser.add_argument(option, action="store_true")
+    for error in (KeyboardInterrupt(), OSError(28, "No space left", "a")):
+        cli.run(raises(error), parser, [], continues)
+        assert capsys.readouterr().err.endswith(f"the same command {said}\n")
 
 
 @pytest.mark.parametrize("error", [AssertionError("a defect"), KeyError("x"), TypeError("y")])
@@ -104,6 +120,14 @@ def test_a_table_lines_up() -> None:
     assert table == "split   hours\ntrain    1.00\nd      100.00"
 
 
+def test_hardly_anything_is_imported_before_ctrl_c_is_silent() -> None:
+    """Each module more is a while in which it prints a traceback."""
+    code = "import re, sys; before = {*sys.modules}; from asr import commands; print(*sorted({*sys.modules} - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    ours = {"asr", "asr.commands", "configs", "configs.start"}
+    assert {*done.stdout.split()} <= {*ours, "importlib", "importlib._bootstrap", "signal", "_signal", "warnings"}
+
+
 INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)\n"
 BODY = """
 def body(args):
@@ -122,9 +146,9 @@ def main():
         (INTERRUPT, "", True, 130, "", ""),
         ("", f"with cli.loading(): {INTERRUPT}", True, 130, "at work\n", ""),
         ("", f"with cli.loading(): pass\n    {INTERRUPT}", True, 130, "at work\n",
-         "bake: error: stopped; the same command continues from what was finished\n"),
+         "bake: error: stopped; the same command starts over\n"),
         ("", INTERRUPT, True, 130, "at work\n",
-         "bake: error: stopped; the same command continues from what was finished\n"),
+         "bake: error: stopped; the same command starts over\n"),
         (INTERRUPT, f"with cli.loading(): {INTERRUPT}", False, 0, "at work\ndone\n", ""),
     ],
     ids=["while modules are imported", "while more is imported", "behind that", "at work", "ignored"],

@@ -69,6 +69,8 @@ def test_numbers_as_people_write_them(write: Write, text: str, value: float) -> 
     [
         ("name: a\ngrian: rye", "unknown key grian (did you mean grain?)"),
         ("name: a\noven: {heat: 1}", "oven: unknown key heat (did you mean heat_c?)"),
+        ("name: a\nrack: 1", "unknown key rack (did you mean oven.rack?)"),
+        ("name: a\nheat: 1", "unknown key heat (did you mean oven.heat_c?)"),
         ("name: a\nzzz: 1", "unknown key zzz (known: name, oven, times_s, size, grain, salt, extras)"),
         ("grain: rye", "name is missing"),
         ("", "name is missing"),

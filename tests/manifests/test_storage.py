@@ -231,6 +231,15 @@ def test_a_write_that_fails_changes_nothing(root: str, tmp_path: Path, before: b
     assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
+def test_a_look_whether_a_folder_can_be_written_makes_none(root: str, tmp_path: Path) -> None:
+    storage.check_writable(storage.join(root, "deep", "down"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for inside in ("file", "file/deep"):
+        with pytest.raises(OSError, match="file"):
+            storage.check_writable(storage.join(root, inside))
+
+
 def test_what_a_killed_writer_left_can_be_deleted(tmp_path: Path) -> None:
     (tmp_path / f"{storage.STAGING}a-1").write_text("half")
     (tmp_path / "a").write_text("whole")

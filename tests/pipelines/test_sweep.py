@@ -347,6 +347,9 @@ def test_a_result_is_read_from_what_training_and_evaluation_leave(tmp_path: Path
     assert found["loss"] == 7 and found["curve"] == [[4.0, 10, 0.8]]
     assert sorted(found["speakers"])[3:5] == [("toy/s2", 0, 6), ("toy/s3", 2, 6)] and len(found["speakers"]) == 11
     assert found["wer"]["rate"] == pytest.approx(2 / 66)
+    (tmp_path / "last" / "training.json").write_text(json.dumps({"position": {"total": 23}}))
+    with pytest.raises(ValueError, match=rf"by an earlier version of this program; delete {tmp_path.parent} and "):
+        measured(str(tmp_path), str(tmp_path / "wer.json"), hours_an_epoch=4.0, spent_s=90.0)
 
 
 @pytest.mark.parametrize("against", ["label", "parameters", "vocab"])

@@ -451,7 +451,9 @@ def test_a_full_disk_is_one_clear_line_and_a_repeat_goes_on(tmp_path: Path, corp
     argv = [str(tmp_path / "in"), str(tmp_path / "disk"), str(tmp_path / "copied")]
     done = subprocess.run([*namespace, sys.executable, "-c", DISK_FULL, *argv], capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
-    assert line.endswith("no space left on the device; free some and repeat the command, it goes on from here")
+    assert line.endswith(
+        "no space left on the device; free some, then the same command continues from what was finished"
+    )
     assert done.stdout.splitlines()[-1] == "exit 1, then 0; staged: []; shards: 2"
     assert run(tmp_path / "in", tmp_path / "out", "--shard-size", "0.2") == 0
     assert files(tmp_path / "copied") == files(tmp_path / "out")

@@ -295,7 +295,7 @@ def test_a_site_that_wants_less_is_given_time_and_then_left_alone(
     first, second, third = (site.video(f"Sl0wDown__{i}") for i in range(3))
     site.faults["/about/Sl0wDown__0"] = [429, 429]
     site.faults["/about/Sl0wDown__1"] = [429] * 3
-    with pytest.raises(ValueError, match=r"^the site does not answer any more .*429.* 1 videos are dealt with"):
+    with pytest.raises(ValueError, match=r"^the site does not answer any more .*429.* 1 video done, and the same"):
         fetched(tmp_path, "--urls", first, second, third)
     assert capsys.readouterr().out.count("asked to slow down") == 4
     assert site.sound() == ["/Sl0wDown__0.mp3"]

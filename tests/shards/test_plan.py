@@ -215,7 +215,7 @@ def test_runs_that_cannot_have_been_are_refused() -> None:
     [
         ([10, 101], 1, "longest utterance has 101 frames and a batch may have 100; raise data.batch_s"),
         ([10, 10], 3, "2 utterances cannot be shared by 3 ranks"),
-        ([], 1, "0 utterances cannot be shared by 1 ranks"),
+        ([], 1, "0 utterances cannot be shared by 1 rank;"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(frames: list[int], world_size: int, message: str) -> None:
