@@ -84,6 +84,11 @@ def _limit(args: argparse.Namespace) -> dict[str, Any]:
     return {"utterances": args.utterances} if args.utterances else {}
 
 
+def _sample(count: int, every: int) -> dict[str, str]:
+    """For the page, whose rates would else be taken for those of all."""
+    return {"Sample": f"{count:,} of {counted(every, 'utterance')}, drawn by chance"} if count < every else {}
+
+
 def evaluate(args: argparse.Namespace, plain: Mapping[str, Any]) -> None:
     """Raises ValueError for a damaged bundle, or shards whose features it was not trained on.
 
@@ -105,6 +110,7 @@ def evaluate(args: argparse.Namespace, plain: Mapping[str, Any]) -> None:
     report = score([Scored(*values) for values in zip(*columns, texts, strict=True)])
     values = {"bundle": storage.absolute(args.bundle), "shards": args.shards, folder.INPUTS: inputs} | report.to_json()
     facts = {"Bundle": args.bundle, "Shards": args.shards, "Decoding": "greedy, as it streams"}
+    facts |= _sample(len(rows), len(shards))
     page = score_page.render(report, "Word error rate", facts)
     _finish(args, out, values, page, score_page.summary_text(report))
 
@@ -126,6 +132,7 @@ def stream(args: argparse.Namespace) -> None:
     if chunk_ms < 1:
         raise ValueError(f"--chunk-ms {chunk_ms}: must be 1 or more")
     limit, speech = _limit(args), open_speech(args)
+    every = len(speech.utterances)
     speech = replace(speech, utterances=drawn(speech.utterances, args.utterances))
     timing = streamed.choose_aligner(args.bundle, args.aligner)
     listener = runtimes.from_args(args)
@@ -140,6 +147,7 @@ def stream(args: argparse.Namespace) -> None:
     values = {"bundle": storage.absolute(args.bundle), "speech": speech.name, folder.INPUTS: inputs}
     values |= found.report.to_json() | {"streaming": streamed_report.to_json(found)}
     facts = {"Bundle": args.bundle, "Speech": speech.name, "Decoding": _decoding(args, chunk_ms)}
+    facts |= _sample(len(speech.utterances), every)
     page = score_page.render(found.report, "Word error rate, streamed", facts, streamed_report.section(found))
     text = "\n".join([score_page.summary_text(found.report), *streamed_report.lines(found)])
     _finish(args, out, values, page, text)

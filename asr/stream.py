@@ -270,7 +270,8 @@ def _endpoint(listener: Listener, state: StreamState) -> str:
     frame_s, tokens = listener.encoder_frame_s, state.search.hypotheses[0].tokens
     silent_from = tokens[-1].frame + 1 if tokens else 0  # words that became final left a token behind them
     silence_s = (state.search.frames - max(silent_from, state.begun)) * frame_s
-    if silent_from > state.begun:
+    # the word in which the segment before got too long is this one's, though its last token may be of before
+    if silent_from > state.begun or _partial(listener, state):
         if silence_s >= rules.pause_s:
             return "pause"
         return "length" if (state.search.frames - state.begun) * frame_s >= rules.longest_s else ""

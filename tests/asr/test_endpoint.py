@@ -107,6 +107,20 @@ def test_a_long_segment_ends_and_nothing_is_lost(bundle: Bundle, hum: np.ndarray
     assert "".join(word.text for word in words) == "".join(word.text for word in whole)
 
 
+def test_a_word_in_which_a_segment_got_too_long_is_not_lost_in_the_silence_behind_it(
+    bundle: Bundle, hum: np.ndarray
+) -> None:
+    samples = np.concatenate([hum, zeros(5)])
+    whole = [word.text for word in recognise(bundle, [samples])]
+    lengths = 0
+    for longest_s in np.arange(0.9, 4.0, 0.15):
+        listener = listener_of(bundle, endpoints=EndpointRules(longest_s=float(longest_s)))
+        found = updates(listener, np.array_split(samples, 30))
+        assert [word.text for update in found for word in update.final] == whole
+        lengths += any(reason == "length" for update in found for _, reason in update.ends)
+    assert lengths > 5
+
+
 def test_who_starts_anew_hears_the_last_of_it_again(bundle: Bundle, make_model: MakeModel) -> None:
     """So a word that had begun, but had given no token yet, is not cut."""
     silent = replace(bundle, model=make_model(mels=16, size=bundle.tokenizer.size, blank_bias=1e4))

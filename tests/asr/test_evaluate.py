@@ -57,6 +57,8 @@ def test_each_bundle_and_speech_has_its_place(run: Path, command: Evaluate) -> N
         code, out, _ = command(run / bundle, run.parent / speech, *options)
         assert code == 0 and Path(out.splitlines()[-1]).is_file()
         assert out.startswith("1 utterance," if 1 in options or speech == "talks-2" else "2 utterances,")
+        page = Path(out.splitlines()[-1]).read_text()
+        assert ("<dd>1 of 2 utterances, drawn by chance</dd>" in page) == (1 in options)
     assert found(run) == {
         "best-talks": "best", "best-talks-2": "best", "best-talks-streamed": "best", "best-talks-test": "best",
         "last-talks": "last", "best-talks-1": "best", "best-talks-streamed-1": "best",
