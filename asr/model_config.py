@@ -42,6 +42,8 @@ class ModelConfig:
 @dataclass(frozen=True)
 class LossConfig:
     ctc_weight: float = 0.3  # of the loss of the CTC head beside the transducer's
+    # Of the joint's products. auto: bf16 where the training is in bf16, else fp32; int8: logits from bytes, on a CPU
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     eps: float = 1e-4  # posterior of a lattice point below which it is left out of the gradient; 0: none is
     fastemit: float = 0.0  # lambda of Yu et al. 2021
     delay_penalty: float = 0.0  # lambda of Kang et al. 2022
@@ -57,3 +59,6 @@ def check_together(model: ModelConfig, loss: LossConfig) -> None:
         if model.kind == "ctc" and getattr(loss, name):
             raise ValueError(f"loss.{name} is {getattr(loss, name):g}, but only a transducer's loss knows it and the "
                              "model is of kind ctc; leave it out")  # fmt: skip
+    if model.kind == "ctc" and loss.precision != "auto":
+        raise ValueError(f"loss.precision is {loss.precision}, but only a transducer's loss knows it and the model is "
+                         "of kind ctc; leave it out")  # fmt: skip

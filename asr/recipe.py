@@ -1,7 +1,7 @@
 """What decides the course of a training; the values are in configs/train/*.yaml."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from asr.augment import AugmentConfig
 from asr.model_config import LossConfig, ModelConfig, check_together
@@ -87,6 +87,18 @@ class TrainConfig:
         check_together(self.model, self.loss)
         if self.seed > MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must be {MAX_SEED} or less")
+
+
+def as_values(config: TrainConfig) -> dict[str, Any]:
+    """For comparison with what was written when a training began, perhaps before there were all keys of today: those
+    that came later are left out where they change nothing.
+    """
+    values = asdict(config)
+    if not config.model.start_token:
+        del values["model"]["start_token"]
+    if config.loss.precision == "auto":
+        del values["loss"]["precision"]
+    return values
 
 
 def _check_weights(mix: dict[str, float]) -> None:

@@ -8,7 +8,6 @@ import functools
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from asr import mixing, token_lengths
 from asr.corpus import usable
 from asr.models import Model, make_model
-from asr.recipe import TrainConfig
+from asr.recipe import TrainConfig, as_values
 from asr.tokenizer import Tokenizer
 from configs import load
 from shards.index import ShardSet, open_shards
@@ -80,7 +79,7 @@ def _point(
     mix = mixing.mix(shards, rows, config.data.mix, config.data.mix_temperature)
     times = 1 if mix is None else mix.times(config.seed, 0)
     return {
-        "settings": settings, "config": asdict(config), "parameters": sizes(model), "left_out": left_out,
+        "settings": settings, "config": as_values(config), "parameters": sizes(model), "left_out": left_out,
         "vocab_size": tokenizer.size, "vocab_fingerprint": tokenizer.fingerprint,
         "hours_an_epoch": float((shards.frames[rows] * times).sum()) * shards.spec.frame_s / 3600,
     }  # fmt: skip

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from asr.ctc import ctc_loss
 from asr.loss import transducer_loss
+from asr.losses.joint import Precision as JointPrecision
 from asr.losses.pruned_loss import pruned_transducer_loss, warmup_scales
 from asr.model_config import LossConfig, ModelConfig
 from asr.recogniser import DEFAULT_LOSS, Losses, Precision, Recogniser, autocast
@@ -75,6 +76,13 @@ class StatelessPredictor(nn.Module):
         return self.projection(self.dropout(out_buh)), (past_bue.transpose(0, 1), nothing)
 
 
+def joint_precision(config: LossConfig, precision: Precision) -> JointPrecision:
+    """In what the loss multiplies, in a training in `precision`."""
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if precision == "bf16" else "fp32"  # float16 ends too early for logits and their gradients
+
+
 class SimpleJoiner(nn.Module):
     """The projections to the vocabulary that say where losses/pruned_loss.py computes the joint."""
 
@@ -109,7 +117,7 @@ class Transducer(Recogniser):
         joined = self.enc_joint(enc_bte), self.pred_joint(pred_bup), self.output.weight, self.output.bias
         targets = targets_bu, enc_lens_b, target_lens_b
         options: dict[str, Any] = {
-            "blank": BLANK, "eps": config.eps, "precision": "bf16" if precision == "bf16" else "fp32",
+            "blank": BLANK, "eps": config.eps, "precision": joint_precision(config, precision),
             "fastemit": config.fastemit, "delay_penalty": config.delay_penalty,
         }  # fmt: skip
         if self.simple is None:

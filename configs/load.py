@@ -195,7 +195,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In which values two configs, or whatever else is made of such, differ; keys joined by dots."""
     before, after = _flat(then), _flat(now)
     differing = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    return [f"{key} {before.get(key)} then, {after.get(key)} now" for key in differing]
+    return [f"{key} {before.get(key, 'not set')} then, {after.get(key, 'not set')} now" for key in differing]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

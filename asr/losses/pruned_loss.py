@@ -16,17 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asr.loss import (
-    CHUNK_LOGITS,
-    CHUNK_POINTS,
-    Objective,
-    Precision,
-    Reduction,
-    check_lens,
-    delay_scores,
-    losses_at,
-    reduce,
-)
+from asr.loss import Objective, Reduction, check_lens, delay_scores, losses_at, reduce
+from asr.losses.joint import CHUNK_LOGITS, CHUNK_POINTS, Precision
 from asr.losses.lattice import NEVER, Points, inside, posteriors
 
 
@@ -186,6 +177,6 @@ def _simple_joint(
 
 
 def _project(rows_nj: Tensor, weight_vj: Tensor, objective: Objective) -> Tensor:
-    if objective.precision == "bf16":
+    if objective.precision != "fp32":
         rows_nj, weight_vj = rows_nj.bfloat16(), weight_vj.bfloat16()
     return functional.linear(rows_nj, weight_vj).double()

@@ -20,7 +20,7 @@ from asr.device_waveform import WaveformAugment
 from asr.missing import Missing
 from asr.mixing import Mix
 from asr.models import Model, make_model
-from asr.recipe import TrainConfig
+from asr.recipe import TrainConfig, as_values
 from asr.recogniser import Precision
 from asr.tokenizer import Tokenizer
 from asr.training import preflight
@@ -158,13 +158,11 @@ def identity_of(
     config: TrainConfig, precision: Precision, tokenizer: Tokenizer, shards: ShardSet, begun: str | None
 ) -> dict[str, Any]:
     """What must be the same in a resumed run: all that decides its batches and its model."""
-    values = asdict(config)
+    values = as_values(config)
     del values["data"]["threads"]
     # Of the precision counts what it is on this machine, which may be given by name where `auto` would choose another.
     for name in ("log_steps", "save_steps", "keep_epochs", "checkpoint_activations", "precision"):
         del values[name]
-    if not values["model"]["start_token"]:  # runs that began before there was a choice are resumed
-        del values["model"]["start_token"]
     return {"config": values, "precision": precision, "vocab": tokenizer.fingerprint, "init_from": begun,
             "features": shards.spec.fingerprint, "shards": shards.fingerprint}  # fmt: skip
 

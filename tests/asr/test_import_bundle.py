@@ -358,7 +358,7 @@ def test_a_run_is_resumed_with_the_start_token_that_it_began_with(shard_folder: 
         for given in ({}, {"start_token": 0}, {"start_token": 2})
     )
     assert then == now and "start_token" not in then["config"]["model"]
-    assert load.differences(then, other) == ["config.model.start_token None then, 2 now"]
+    assert load.differences(then, other) == ["config.model.start_token not set then, 2 now"]
 
 
 def test_merges_that_were_cut_short_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ from plain_loss import (
 )
 from torch import Tensor
 
-from asr import loss
 from asr.loss import transducer_loss
+from asr.losses import joint
 
 BF16_UNIT = 2.0**-9  # largest relative error of one rounding to bfloat16
 
@@ -226,8 +226,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, chunk_logits: in
     case = make_case([5, 7, 3], [3, 0, 2], vocab=5)
     whole = transducer_loss(*case.all, eps=1e-3, reduction="none")
     whole_gradients = gradients(whole, case)
-    monkeypatch.setattr(loss, "CHUNK_LOGITS", chunk_logits)
-    monkeypatch.setattr(loss, "CHUNK_POINTS", 1)
+    monkeypatch.setattr(joint, "CHUNK_LOGITS", chunk_logits)
+    monkeypatch.setattr(joint, "CHUNK_POINTS", 1)
     parts = transducer_loss(*case.all, eps=1e-3, reduction="none")
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(gradients(parts, case), whole_gradients, strict=True):

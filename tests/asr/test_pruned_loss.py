@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from plain_loss import Case, delayed, fast_emitting, log_probs, make_case, plain_loss, recursion
 from torch import Tensor
 
-from asr import loss
 from asr.loss import transducer_loss
-from asr.losses import pruned_loss
+from asr.losses import joint, pruned_loss
 from asr.losses.lattice import inside
 from asr.losses.pruned_loss import band, pruned_transducer_loss, warmup_scales
 
@@ -202,7 +201,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return [*both, *torch.autograd.grad((both[0] + both[1]).sum(), [*case.leaves, *simple])]
 
     whole = found()
-    for module in (loss, pruned_loss):
+    for module in (joint, pruned_loss):
         monkeypatch.setattr(module, "CHUNK_LOGITS", 15)
         monkeypatch.setattr(module, "CHUNK_POINTS", 1)
     for part, all_at_once in zip(found(), whole, strict=True):

@@ -22,10 +22,10 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr.loss import Precision
 from asr.losses.lattice import NEVER, posteriors
 from asr.model_config import LossConfig
 from asr.recipe import TrainConfig
+from asr.recogniser import Precision
 from asr.tokenizer import BLANK
 from asr.transducer import Transducer
 from configs.load import load
@@ -153,8 +153,9 @@ def check_same_losses(config: TrainConfig, batch: Batch) -> None:
 
 
 def compare(config: TrainConfig, draw: torch.Generator, repetitions: int, sharper: float) -> None:
-    exact, sparse = replace(config.loss, eps=0.0), config.loss
-    plain = [make_ours(config, False, sharper) for _ in range(3)]
+    exact, sparse, by_bytes = (replace(config.loss, **x) for x in ({"eps": 0.0}, {}, {"precision": "int8"}))
+    plain = [make_ours(config, False, sharper) for _ in range(4)]
+    whole = [make_ours(config, True, sharper) for _ in range(2)]
     share = visited(plain[0], make_batch(draw), sparse.eps)
     print(f"\noutput weights x {sharper:g}: {share:.0%} of the lattice visited\n")
     steps = {
@@ -163,7 +164,9 @@ def compare(config: TrainConfig, draw: torch.Generator, repetitions: int, sharpe
         "ours, fp32, eps=0, no CTC head": our_step(config, plain[0], exact, "fp32"),
         "ours, fp32, no CTC head": our_step(config, plain[1], sparse, "fp32"),
         "ours, bf16, no CTC head": our_step(config, plain[2], sparse, "bf16"),
-        "ours, bf16, as configs/train/e4d1.yaml": our_step(config, make_ours(config, True, sharper), sparse, "bf16"),
+        "ours, bf16, loss in int8, no CTC head": our_step(config, plain[3], by_bytes, "bf16"),
+        "ours, bf16, as configs/train/e4d1.yaml": our_step(config, whole[0], sparse, "bf16"),
+        "the same, loss in int8": our_step(config, whole[1], by_bytes, "bf16"),
     }
     spent: dict[str, list[float]] = {name: [] for name in steps}
     for repetition in range(repetitions + 1):  # the first one warms up
