@@ -55,10 +55,9 @@ class LossConfig:
 
 def check_together(model: ModelConfig, loss: LossConfig) -> None:
     """Raises ValueError for options of the loss that a CTC model would pass over in silence."""
-    for name in ("fastemit", "delay_penalty"):
-        if model.kind == "ctc" and getattr(loss, name):
-            raise ValueError(f"loss.{name} is {getattr(loss, name):g}, but only a transducer's loss knows it and the "
-                             "model is of kind ctc; leave it out")  # fmt: skip
-    if model.kind == "ctc" and loss.precision != "auto":
-        raise ValueError(f"loss.precision is {loss.precision}, but only a transducer's loss knows it and the model is "
-                         "of kind ctc; leave it out")  # fmt: skip
+    for name in ("fastemit", "delay_penalty", "precision"):
+        value = getattr(loss, name)
+        if model.kind == "ctc" and value not in (0, "auto"):
+            said = f"{value:g}" if isinstance(value, float) else value
+            raise ValueError(f"loss.{name} is {said}, but only a transducer's loss knows it and the model is of kind "
+                             "ctc; leave it out")  # fmt: skip

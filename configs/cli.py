@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from configs.start import start as start
 from configs.start import stop
 
 

@@ -36,8 +36,8 @@ def watch():
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=watch, daemon=True).start()
-from configs import cli
-cli.start("{module}")
+from configs.start import start
+start("{module}")
 """
 
 Work = Generator[subprocess.Popen | None, None, None]

@@ -64,7 +64,7 @@ def train_and_score(out: Path, shards: Path, vocab: Path, seed: int) -> tuple[fl
 
 
 def run(module: str, *arguments: object, log: Path | None = None) -> None:
-    code = f"from configs import cli; cli.start({module!r})"
+    code = f"from configs.start import start; start({module!r})"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE
     )

@@ -161,7 +161,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(
     before = signal.signal(signal.SIGINT, signal.default_int_handler if handled else signal.SIG_IGN)
     try:  # a child of a shell's `&` begins with the signal ignored
         done = subprocess.run(
-            [sys.executable, "-c", "from configs import cli; cli.start('baking')"], capture_output=True, text=True,
+            [sys.executable, "-c", "from configs.start import start; start('baking')"], capture_output=True, text=True,
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)},
         )  # fmt: skip
     finally:

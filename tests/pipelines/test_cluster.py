@@ -136,8 +136,8 @@ def start(held: Held, address: str, lost_s: float = executors.LOST_S) -> subproc
     # A shell's job in the background ignores SIGINT, and so would all that it starts.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"from configs import cli; from pipelines import executors; executors.LOST_S = {lost_s}; "
-        "cli.start('pipelines.featurize')"
+        f"from configs.start import start; from pipelines import executors; executors.LOST_S = {lost_s}; "
+        "start('pipelines.featurize')"
     )
     command = [sys.executable, "-c", code, *argv(held.manifest, held.out), "--ray-address", address]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
