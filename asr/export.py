@@ -109,7 +109,8 @@ def _writable(uri: str, force: bool) -> str:
         force and storage.exists(storage.join(out, FACTS))
     ):
         raise ValueError(f"--out {uri}: is not empty; choose another, or say --force to replace an exported bundle")
-    storage.check_writable(storage.parent(out))
+    for folder in (out, storage.parent(out)):  # written beside it, then moved
+        storage.check_writable(folder)
     return out
 
 

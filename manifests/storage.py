@@ -268,11 +268,14 @@ def check_writable(folder: str) -> None:
     """Makes a file in a folder of this machine that goes again: for work that is long before it writes. Of a folder
     that is not there yet it takes the nearest one above, and makes none: the work may be refused.
 
-    Raises OSError, and ValueError for a web server. Of a store nothing is known before something is written there.
+    Raises OSError, and ValueError for a web server and where a file is. Of a store nothing is known before something
+    is written there.
     """
     remote.check_store(folder, "written")
     if is_local(folder):
         there = absolute(folder)
+        if os.path.isfile(there):
+            raise ValueError(f"{folder}: is a file, where a folder is to be written")
         while not os.path.lexists(there):
             there = os.path.dirname(there)
         probe = os.path.join(there, f"{STAGING}probe-{HOST}-{os.getpid()}")

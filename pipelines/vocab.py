@@ -71,6 +71,7 @@ def _build(args: argparse.Namespace) -> None:
     if record is not None:
         cli.say(args, f"{stem}.model: already there, made from the same texts and options")
     else:
+        storage.check_writable(storage.absolute(args.out))
         what = f"{counted(len(texts), 'text')} of {', '.join(splits)}"
         cli.say(args, f"Training a {args.kind} vocab of {size} pieces on {what}")
         vocab = Tokenizer(tokenizer.train(texts, args.kind, size, args.byte_fallback))

@@ -81,6 +81,7 @@ def prepare(args: argparse.Namespace) -> Session:
     out = storage.absolute(args.out)
     if not storage.is_local(out):
         raise ValueError(f"--out {args.out}: a run is written to a folder of this machine; copy its bundles from there")
+    storage.check_writable(out)
     spec = load.load(FrontendSpec, config.frontend, "frontend")
     tokenizer = Tokenizer.load(args.vocab)
     sets = [_open(source, spec, config) for source in (args.shards, args.dev_shards) if source]

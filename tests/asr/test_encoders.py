@@ -22,6 +22,9 @@ LSTM = [
     for cell, (stack, reduce_after) in itertools.product(
         ["lstm", "gru"], [(1, []), (3, []), (1, [1]), (2, [3]), (3, [1, 2]), (2, [1, 2, 3])]
     )
+] + [
+    {"layers": 2, "hidden": 10, "stack": 4, "convolutions": [2, 3], "kernel_mels": 3, "reduce_after": [1]},
+    {"layers": 3, "hidden": 10, "stack": 2, "convolutions": [16], "reduce_after": [], "cell": "gru"},
 ]
 CONFORMER = [
     {"layers": 3, "width": 8, "heads": heads, "kernel": kernel, "channels": 3, "left": left, "chunk": chunk}
@@ -236,7 +239,16 @@ def test_frames_that_do_not_fill_an_encoder_frame_are_our_own_mistake(name: str,
             encoder.step(features(1, encoder.reduction + 1), encoder.init_state(1))
 
 
-@pytest.mark.parametrize("options", [{"layers": 0}, {"stack": 0}, {"reduce_after": [5]}, {"reduce_after": [0]}])
-def test_lstm_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"lstm encoder: reduce_after .* do not fit"):
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        *((wrong, "reduce_after .* do not fit") for wrong in ({"layers": 0}, {"stack": 0}, {"reduce_after": [0]})),
+        ({"reduce_after": [5]}, "reduce_after .* do not fit"),
+        ({"stack": 4, "convolutions": [8, 0]}, "1 channel or more"),
+        ({"stack": 4, "convolutions": [8, 8], "kernel_mels": 4}, "kernel_mels be odd"),
+        ({"convolutions": [8, 8]}, "2 convolutions .* stack must be 4, not 3"),
+    ],
+)
+def test_lstm_options_that_do_not_fit_are_refused(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=f"lstm encoder: .*{why}"):
         make_encoder("lstm", options, MELS)
