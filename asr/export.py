@@ -109,7 +109,7 @@ def _writable(uri: str, force: bool) -> str:
         force and storage.exists(storage.join(out, FACTS))
     ):
         raise ValueError(f"--out {uri}: is not empty; choose another, or say --force to replace an exported bundle")
-    for folder in (out, storage.parent(out)):  # written beside it, then moved
+    for folder in (out, storage.parent(out)):  # where it is written, and then moved to
         storage.check_writable(folder)
     return out
 

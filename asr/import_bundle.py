@@ -81,6 +81,9 @@ def _as_it_was(config: TrainConfig) -> Any:
     if model.kind != "transducer" or model.encoder != "lstm" or model.predictor != "lstm":
         raise ValueError(f"{ORIGIN} had transducers with an lstm encoder and predictor only; choose such a config, "
                          "for instance e6d2-large-batch")  # fmt: skip
+    if model.encoder_options.get("convolutions") or not model.encoder_options.get("input_norm", True):
+        raise ValueError(f"{ORIGIN} had encoders with a LayerNorm of the input and no convolutions; leave "
+                         "model.encoder_options.convolutions and input_norm out")  # fmt: skip
     return replace(model, start_token=BOS, ctc=False, prune=0, tail_frames=0)
 
 

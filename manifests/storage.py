@@ -274,10 +274,10 @@ def check_writable(folder: str) -> None:
     remote.check_store(folder, "written")
     if is_local(folder):
         there = absolute(folder)
-        if os.path.isfile(there):
-            raise ValueError(f"{folder}: is a file, where a folder is to be written")
         while not os.path.lexists(there):
             there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            raise ValueError(f"{there}: is no folder, and {folder} is to be one")
         probe = os.path.join(there, f"{STAGING}probe-{HOST}-{os.getpid()}")
         write_bytes(probe, b"")
         delete(probe)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.recompute import computed
-from configs.wording import counted
 
 RecurrentState = tuple[Tensor, ...]  # (h, c) of an LSTM or (h,) of a GRU, each [1, b, h]
 
@@ -40,10 +39,11 @@ class Config:
             raise ValueError(f"lstm encoder: hidden {self.hidden} and projection {self.projection} must be 1 or more, "
                              f"dropout {self.dropout:g} from 0 to below 1")  # fmt: skip
         if min(self.convolutions, default=1) < 1 or self.kernel_mels < 1 or self.kernel_mels % 2 == 0:
-            raise ValueError("lstm encoder: convolutions must have 1 channel or more, and kernel_mels be odd")
-        if self.convolutions and self.stack != (halved := 2 ** len(self.convolutions)):
-            raise ValueError(f"lstm encoder: {counted(len(self.convolutions), 'convolution')} that halve time make one "
-                             f"input of {halved} frames, so stack must be {halved}, not {self.stack}")  # fmt: skip
+            raise ValueError(f"lstm encoder: convolutions {self.convolutions} must have 1 channel or more, and "
+                             f"kernel_mels {self.kernel_mels} be odd")  # fmt: skip
+        if self.convolutions and self.stack != (frames := 2 ** len(self.convolutions)):
+            raise ValueError(f"lstm encoder: each of its convolutions halves time, so stack must be {frames} for "
+                             f"{len(self.convolutions)} of them, not {self.stack}")  # fmt: skip
         if self.layers < 1 or self.stack < 1 or any(not 1 <= layer <= self.layers for layer in self.reduce_after):
             raise ValueError(f"lstm encoder: reduce_after {self.reduce_after} and stack {self.stack} do not fit "
                              f"{self.layers} layers")  # fmt: skip

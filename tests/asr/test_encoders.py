@@ -245,8 +245,8 @@ def test_frames_that_do_not_fill_an_encoder_frame_are_our_own_mistake(name: str,
         *((wrong, "reduce_after .* do not fit") for wrong in ({"layers": 0}, {"stack": 0}, {"reduce_after": [0]})),
         ({"reduce_after": [5]}, "reduce_after .* do not fit"),
         ({"stack": 4, "convolutions": [8, 0]}, "1 channel or more"),
-        ({"stack": 4, "convolutions": [8, 8], "kernel_mels": 4}, "kernel_mels be odd"),
-        ({"convolutions": [8, 8]}, "2 convolutions .* stack must be 4, not 3"),
+        ({"stack": 4, "convolutions": [8, 8], "kernel_mels": 4}, "kernel_mels 4 be odd"),
+        ({"convolutions": [8, 8]}, "stack must be 4 for 2 of them, not 3"),
     ],
 )
 def test_lstm_options_that_do_not_fit_are_refused(options: dict[str, Any], why: str) -> None:
