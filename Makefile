@@ -13,7 +13,7 @@ export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 16
 
 help:
 	@echo "make demo    demo corpus, vocabulary, shards, training, evaluation, transcription (12 minutes on two cores)"
-	@echo "make test    the test suite (7 minutes)"
+	@echo "make test    the test suite (9 minutes)"
 	@echo "make lint    ruff and mypy"
 
 install: $(VENV)/installed
@@ -37,7 +37,7 @@ demo: install
 	echo "$$file"; echo "reference:  $$said"; printf 'recognised: '; $(BIN)/transcribe $$file --bundle runs/demo/best
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES)
+	$(BIN)/python -m pytest
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -1,8 +1,7 @@
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,22 +9,6 @@ import soundfile
 
 from manifests import parquet
 from manifests.schema import Utterance
-
-# Files that start a Ray: two at a time would take each other's ports and time.
-WITH_RAY = {f"test_{name}.py" for name in ("cluster", "executors", "shard_task", "write_shards", "download")}
-
-
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Of several processes one does all of a file, as its fixtures are dear, and one all files with a Ray."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "ray" if PurePath(file).name in WITH_RAY else file
-
-    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
